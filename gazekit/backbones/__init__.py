@@ -1,0 +1,5 @@
+"""Shared image backbones: ``create_backbone(name, weights=...)`` gives a pyramid of feature maps."""
+
+from gazekit.backbones.pyramid import Backbone, WeightsSource, create_backbone, find_weights
+
+__all__ = ["Backbone", "WeightsSource", "create_backbone", "find_weights"]

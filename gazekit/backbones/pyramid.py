@@ -1,0 +1,324 @@
+"""Feature pyramids of timm and torchvision networks, with weights whose origin is always known.
+
+A backbone takes RGB in [0, 1], normalises it as its weights were trained, and returns one map per
+tapped stride. Weights come from the library that owns them, from a file, or are random on request;
+nothing falls back from one to another in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gazekit.errors import InputError
+from gazekit.files import cache_folder, sha256_of
+from gazekit.registry import unknown_name
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Weights that need another network than timm's default of that name: TensorFlow's padding, a
+# background class, inputs scaled to [-1, 1].
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "mobilenetv2_100.tf_in1k": {
+        "arch": "mobilenetv2_100",
+        "kwargs": {"pad_type": "same", "num_classes": 1001},
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+    },
+}
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Which weights a backbone holds.
+
+    Args:
+        name: File name, ``library:tag`` of a download, or ``random``.
+        sha256: Digest of the file, or of the tensors where a library downloaded them or they are random.
+        of: What the digest was taken of, ``file`` or ``tensors``.
+    """
+
+    name: str
+    sha256: str
+    of: str
+
+    @property
+    def pretrained(self) -> bool:
+        return self.name != "random"
+
+    def __str__(self) -> str:
+        return f"{self.name} (sha256 {self.sha256[:12]})"
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class Backbone(nn.Module):
+    """(B, 3, H, W) RGB in [0, 1] -> one (B, C, ceil(H / stride), ceil(W / stride)) map per stride.
+
+    Attributes:
+        name: As given to :func:`create_backbone`.
+        strides: The tapped strides, rising.
+        channels: Channels per stride.
+        source: Which weights these are.
+        frozen: No gradient, and batch statistics rest in training too.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, name: str, network: nn.Module, strides: Sequence[int], channels: Sequence[int],
+        mean: Sequence[float], std: Sequence[float], source: WeightsSource, frozen: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.name, self.source, self.frozen = name, source, frozen
+        self.strides, self.channels = tuple(strides), tuple(channels)
+        # Twice as fast as NCHW on a CPU, and what tensor cores want.
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        if frozen:
+            self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        # Frozen weights are not enough: dropout and batch statistics must rest too.
+        return super().train(mode and not self.frozen)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return tuple(m.contiguous() for m in self.network(x))
+
+
+def create_backbone(
+    name: str,
+    weights: str | Path | None = "pretrained",
+    strides: Sequence[int] = (8, 16, 32),
+    frozen: bool = True,
+) -> Backbone:
+    """Build a feature pyramid by name.
+
+    Args:
+        name: A timm name (``mobilenetv2_100``, also ``timm/...``), ``torchvision/...``, or one of
+            the variants known here (``mobilenetv2_100.tf_in1k``).
+        weights: ``"pretrained"`` takes a file named after the backbone from a weights folder (see
+            :func:`find_weights`), else the owning library's download; a path takes that file
+            (safetensors, or a ``.pt`` of plain tensors); None leaves the weights random.
+        strides: Which levels to return; a level is the last map of that stride.
+        frozen: Turn gradients off and keep the network in evaluation mode.
+
+    Raises:
+        InputError: Unknown name or stride; weights missing, unreadable, or of another network.
+    """
+    library, _, short = name.rpartition("/")
+    if library not in ("", "timm", "torchvision"):
+        raise unknown_name("backbone library", library, ["timm", "torchvision"])
+    file = _weights_file(name, weights)
+    levels = tuple(sorted(strides))
+    pyramid: _TimmPyramid | _TorchvisionPyramid
+    if library == "torchvision":
+        network, mean, std, source = _torchvision(short, weights, file)
+        pyramid = _TorchvisionPyramid(network, levels, name)
+    else:
+        network, mean, std, source = _timm(short, weights, file)
+        pyramid = _TimmPyramid(network, levels, name)
+    return Backbone(name, pyramid, levels, pyramid.channels, mean, std, source, frozen)
+
+
+def find_weights(name: str) -> Path | None:
+    """A weights file for backbone `name` on this machine, or None.
+
+    Looks for ``NAME.safetensors`` in ``$GAZEKIT_WEIGHTS``, in a folder ``weights`` inside or beside
+    ``$GAZEKIT_DATA``, and in the cache.
+    """
+    folders = [Path(os.environ["GAZEKIT_WEIGHTS"])] if os.environ.get("GAZEKIT_WEIGHTS") else []
+    if data := os.environ.get("GAZEKIT_DATA"):
+        folders += [Path(data) / "weights", Path(data).resolve().parent / "weights"]
+    folders.append(cache_folder() / "weights")
+    files = (folder / f"{name.rpartition('/')[2]}.safetensors" for folder in folders)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _weights_file(name: str, weights: str | Path | None) -> Path | None:
+    if weights is None:
+        return None
+    if weights == "pretrained":
+        return find_weights(name)
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise InputError(
+            f"backbone {name!r}: weights file {str(file)!r} does not exist; give a .safetensors or .pt file, "
+            "'pretrained', or null for random weights"
+        )
+    return file
+
+
+def _timm(
+    name: str, weights: str | Path | None, file: Path | None
+) -> tuple[nn.Module, Sequence[float], Sequence[float], WeightsSource]:
+    import timm
+
+    variant = _VARIANTS.get(name, {})
+    arch = variant.get("arch", name)
+    if not timm.is_model(arch):
+        raise unknown_name("backbone", name, [*timm.list_models(), *_VARIANTS], " of timm")
+    download = weights == "pretrained" and file is None
+    if download and variant:
+        raise InputError(
+            f"backbone {name!r}: no library offers these weights for download; put {name}.safetensors into "
+            f"$GAZEKIT_WEIGHTS, or use {arch!r}, whose weights timm downloads"
+        )
+    kwargs = dict(variant.get("kwargs", {}))
+    state = _read_state(file) if file else None
+    if state and "classifier.weight" in state:
+        kwargs["num_classes"] = len(state["classifier.weight"])
+    try:
+        network = timm.create_model(arch, pretrained=download, **kwargs)
+    except Exception as error:  # hub clients raise their own families of network errors
+        if not download:
+            raise
+        raise _download_failed(name, "timm", error) from error
+    config = network.pretrained_cfg
+    mean, std = variant.get("mean", config["mean"]), variant.get("std", config["std"])
+    source = _settle_weights(network, state, file, f"timm:{config.get('tag') or arch}" if download else None)
+    return network, mean, std, source
+
+
+def _torchvision(
+    name: str, weights: str | Path | None, file: Path | None
+) -> tuple[nn.Module, Sequence[float], Sequence[float], WeightsSource]:
+    from torchvision import models
+
+    if name not in models.list_models():
+        raise unknown_name("backbone", f"torchvision/{name}", [f"torchvision/{n}" for n in models.list_models()])
+    download = weights == "pretrained" and file is None
+    try:
+        network = models.get_model(name, weights="DEFAULT" if download else None)
+    except Exception as error:
+        if not download:
+            raise
+        raise _download_failed(name, "torchvision", error) from error
+    state = _read_state(file) if file else None
+    source = _settle_weights(network, state, file, "torchvision:DEFAULT" if download else None)
+    return network, _IMAGENET_MEAN, _IMAGENET_STD, source
+
+
+def _download_failed(name: str, library: str, error: Exception) -> InputError:
+    return InputError(
+        f"backbone {name!r}: {library} could not download its weights ({type(error).__name__}); connect to the "
+        "network, give a local file as weights, or null for random weights"
+    )
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{file}: not a readable weights file ({type(error).__name__}); fetch it again") from error
+    except Exception as error:  # pickle.UnpicklingError: the file holds more than tensors
+        raise InputError(f"{file}: holds more than plain tensors and is not loaded; use safetensors") from error
+    return state
+
+
+def _settle_weights(
+    network: nn.Module, state: dict[str, Tensor] | None, file: Path | None, downloaded: str | None
+) -> WeightsSource:
+    if state is not None and file is not None:
+        wanted = network.state_dict()
+        missing = sorted(set(wanted) - set(state))
+        extra = sorted(set(state) - set(wanted))
+        shapes = [k for k in set(wanted) & set(state) if wanted[k].shape != state[k].shape]
+        if missing or extra or shapes:
+            example = (missing or extra or sorted(shapes))[0]
+            raise InputError(
+                f"{file}: weights of another network ({len(missing)} tensors missing, {len(extra)} unknown, "
+                f"{len(shapes)} of another shape; first: {example}); name the backbone that they belong to"
+            )
+        network.load_state_dict(state)
+        return WeightsSource(file.name, sha256_of(file), "file")
+    return WeightsSource(downloaded or "random", _digest(network), "tensors")
+
+
+def _digest(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _TimmPyramid(nn.Module):
+    """The tapped stages of a timm network, without what comes after the deepest of them."""
+
+    def __init__(self, network: Any, strides: tuple[int, ...], name: str) -> None:
+        super().__init__()
+        if not hasattr(network, "forward_intermediates") or not hasattr(network, "feature_info"):
+            raise InputError(f"backbone {name!r}: timm offers no intermediate maps for this network; choose another")
+        # Several stages can share a stride (a ViT's all do); the deepest of them stands for it.
+        found = {info["reduction"]: index for index, info in enumerate(network.feature_info)}
+        _check_strides(strides, list(found), name)
+        self.indices = [found[stride] for stride in strides]
+        self.channels = [network.feature_info[index]["num_chs"] for index in self.indices]
+        network.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
+        self.network = network
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.network.forward_intermediates(x, indices=self.indices, intermediates_only=True)
+        return maps
+
+
+class _TorchvisionPyramid(nn.Module):
+    """The tapped nodes of a torchvision network, cut out of its graph by torchvision."""
+
+    def __init__(self, network: nn.Module, strides: tuple[int, ...], name: str) -> None:
+        super().__init__()
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        found = _last_module_of_each_stride(network)
+        _check_strides(strides, list(found), name)
+        self.channels = [found[stride][1] for stride in strides]
+        self.keys = [str(stride) for stride in strides]
+        nodes = {found[stride][0]: str(stride) for stride in strides}
+        self.network = create_feature_extractor(network, nodes)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.network(x)
+        return [maps[key] for key in self.keys]
+
+
+def _check_strides(strides: tuple[int, ...], found: list[int], name: str) -> None:
+    if absent := [stride for stride in strides if stride not in found]:
+        raise InputError(f"backbone {name!r} has no map of stride {absent[0]}; its strides are {sorted(found)}")
+
+
+def _last_module_of_each_stride(network: nn.Module) -> dict[int, tuple[str, int]]:
+    """Stride -> (module name, channels) of the last stage with that stride, found by one small run."""
+    prefix, parent = ("features.", network.features) if hasattr(network, "features") else ("", network)
+    assert isinstance(parent, nn.Module)
+    side, found = 128, {}
+    hooks = []
+    for child_name, child in parent.named_children():
+
+        def note(_: nn.Module, __: Any, output: Any, name: str = prefix + child_name) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] > 1:
+                found[side // output.shape[-1]] = (name, output.shape[1])
+
+        hooks.append(child.register_forward_hook(note))
+    training = network.training
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 3, side, side))
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+    return found

@@ -1,0 +1,88 @@
+"""The batch that data, models and metrics share: some stimuli and the trials on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrialBatch:
+    """B trials on S distinct stimuli of one size; padding is on the right and marked by `valid`.
+
+    Stimuli are kept once, however many subjects saw them, so that a backbone runs once per picture.
+
+    Args:
+        stimulus: S names.
+        size_wh_px: Width and height shared by the S stimuli.
+        px_per_dva: Pixels per degree of visual angle.
+        image: (S, 3, H, W) float RGB in [0, 1], or None where `features` replaces it.
+        features: Cached backbone maps, each (S, C, h, w), or None.
+        stimulus_of_trial: (B,) long, the row of `stimulus` that each trial looked at.
+        subject: B names.
+        trial: (B,) long, the trial's number in the dataset.
+        xy_px: (B, T, 2) float fixations as (x, y) px.
+        duration_s: (B, T) float; NaN where unknown, 0 in the padding.
+        valid: (B, T) bool, False where the scanpath is padding.
+    """
+
+    stimulus: tuple[str, ...]
+    size_wh_px: tuple[int, int]
+    px_per_dva: float
+    image: Tensor | None
+    features: tuple[Tensor, ...] | None
+    stimulus_of_trial: Tensor
+    subject: tuple[str, ...]
+    trial: Tensor
+    xy_px: Tensor
+    duration_s: Tensor
+    valid: Tensor
+
+    def __len__(self) -> int:
+        return len(self.subject)
+
+    @property
+    def device(self) -> torch.device:
+        return self.xy_px.device
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TrialBatch:
+        """The same batch with every tensor on `device` (Lightning moves batches through this)."""
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device, non_blocking=non_blocking)
+
+        tensors = ("stimulus_of_trial", "trial", "xy_px", "duration_s", "valid")
+        moved = {name: move(getattr(self, name)) for name in tensors}
+        image = None if self.image is None else move(self.image)
+        features = None if self.features is None else tuple(move(f) for f in self.features)
+        return replace(self, image=image, features=features, **moved)
+
+    def pin_memory(self) -> TrialBatch:
+        image = None if self.image is None else self.image.pin_memory()
+        features = None if self.features is None else tuple(f.pin_memory() for f in self.features)
+        return replace(self, image=image, features=features)
+
+    def per_trial(self, maps: Tensor) -> Tensor:
+        """(S, ...) one entry per stimulus -> (B, ...) one per trial.
+
+        With a single stimulus the result is a view of stride 0, which the metrics recognise: a map
+        that serves every trial is then ranked and standardised once.
+        """
+        if len(self.stimulus) == 1:
+            return maps.expand(len(self), *maps.shape[1:])
+        return maps[self.stimulus_of_trial]
+
+    def trials(self, start: int, stop: int) -> TrialBatch:
+        """Trials `start` up to `stop`, with all stimuli kept."""
+        part = slice(start, stop)
+        return replace(
+            self,
+            stimulus_of_trial=self.stimulus_of_trial[part],
+            subject=self.subject[part],
+            trial=self.trial[part],
+            xy_px=self.xy_px[part],
+            duration_s=self.duration_s[part],
+            valid=self.valid[part],
+        )

@@ -1,0 +1,231 @@
+"""The Lightning DataModule: stimuli with all their trials, decoded in workers, in batches of one size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as L
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+
+from gazekit.batch import TrialBatch
+from gazekit.datasets import load
+from gazekit.datasets.dataset import GazeDataset
+from gazekit.datasets.features import FeatureCache, read_features
+from gazekit.datasets.images import read_image
+from gazekit.errors import InputError
+
+
+class _Item(NamedTuple):
+    """One stimulus with its trials; arrays are padded to the longest of them."""
+
+    stimulus: str
+    image: Tensor | None
+    features: tuple[Tensor, ...] | None
+    subject: tuple[str, ...]
+    trial: NDArray[np.int64]
+    xy_px: NDArray[np.float32]
+    duration_s: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+
+class StimulusItems(Dataset[_Item]):
+    """The stimuli of a dataset, each with its trials; the image is read when an item is asked for.
+
+    Args:
+        data: What to serve.
+        size_wh_px: Frame of image and fixations; None is each stimulus's own size.
+        cache: Serve cached features in place of images, for stimuli that are all in it.
+    """
+
+    def __init__(
+        self, data: GazeDataset, size_wh_px: tuple[int, int] | None = None, cache: FeatureCache | None = None
+    ) -> None:
+        self.data = data
+        self.size_wh_px = size_wh_px
+        self.names = data.stimuli["stimulus"].tolist()
+        self.paths = data.stimuli["path"].tolist()
+        self.own_sizes = list(zip(data.stimuli["width_px"], data.stimuli["height_px"], strict=True))
+        self.feature_paths = None if cache is None else [cache.path(path) for path in self.paths]
+        by_stimulus = {str(name): part for name, part in data.fixations.groupby("stimulus", sort=False)}
+        empty = data.fixations.iloc[:0]
+        listed = {str(name): part for name, part in data.trials.groupby("stimulus", sort=False)}
+        no_trials = data.trials.iloc[:0]
+        self._trials = [
+            _padded(listed.get(name, no_trials), by_stimulus.get(name, empty), self._scale(i))
+            for i, name in enumerate(self.names)
+        ]
+
+    def _scale(self, index: int) -> tuple[float, float]:
+        if self.size_wh_px is None:
+            return 1.0, 1.0
+        width, height = self.own_sizes[index]
+        return self.size_wh_px[0] / width, self.size_wh_px[1] / height
+
+    def frame_wh_px(self, index: int) -> tuple[int, int]:
+        """Width and height of the frame in which item `index` is served."""
+        width, height = self.size_wh_px or self.own_sizes[index]
+        return int(width), int(height)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> _Item:
+        image, features = None, None
+        if self.feature_paths is not None:
+            features = read_features(self.feature_paths[index])
+        else:
+            image = read_image(self.paths[index], self.frame_wh_px(index))
+        return _Item(self.names[index], image, features, *self._trials[index])
+
+    def collate(self, items: list[_Item]) -> TrialBatch:
+        """Stack items into one batch; trials of all of them follow each other."""
+        frames = {self.frame_wh_px(self.names.index(item.stimulus)) for item in items}
+        if len(frames) > 1:
+            raise InputError(
+                f"{self.data.name}: stimuli of several sizes in one batch, {sorted(frames)[:3]} px; "
+                "give one frame with data.size_wh_px, or data.batch_size 1"
+            )
+        size = frames.pop()
+        longest = max(item.valid.shape[1] for item in items)
+        features = [item.features for item in items if item.features is not None]
+        images = [item.image for item in items if item.image is not None]
+        # A frame of another size than the stimulus changes pixels per degree with it.
+        scale = size[0] / self.own_sizes[self.names.index(items[0].stimulus)][0]
+        return TrialBatch(
+            stimulus=tuple(item.stimulus for item in items),
+            size_wh_px=size,
+            px_per_dva=self.data.screen.px_per_dva * scale,
+            image=torch.stack(images) if images else None,
+            features=tuple(torch.stack(maps).float() for maps in zip(*features, strict=True)) if features else None,
+            stimulus_of_trial=torch.repeat_interleave(
+                torch.arange(len(items)), torch.tensor([len(item.trial) for item in items])
+            ),
+            subject=tuple(name for item in items for name in item.subject),
+            trial=torch.from_numpy(np.concatenate([item.trial for item in items])),
+            xy_px=_stack([item.xy_px for item in items], longest),
+            duration_s=_stack([item.duration_s for item in items], longest),
+            valid=_stack([item.valid for item in items], longest),
+        )
+
+
+def _stack(parts: list[Any], longest: int) -> Tensor:
+    padded = [np.pad(p, [(0, 0), (0, longest - p.shape[1])] + [(0, 0)] * (p.ndim - 2)) for p in parts]
+    return torch.from_numpy(np.concatenate(padded))
+
+
+def _padded(trials: Any, fixations: Any, scale: tuple[float, float]) -> tuple[Any, ...]:
+    """(subjects, trial numbers, xy_px, duration_s, valid) of one stimulus."""
+    numbers = trials["trial"].to_numpy(np.int64)
+    row = {trial: i for i, trial in enumerate(numbers.tolist())}
+    lengths = fixations.groupby("trial").size() if len(fixations) else None
+    longest = 1 if lengths is None else int(lengths.max())
+    xy = np.zeros((len(numbers), longest, 2), np.float32)
+    duration = np.zeros((len(numbers), longest), np.float32)
+    valid = np.zeros((len(numbers), longest), bool)
+    at = fixations["trial"].map(row).to_numpy(np.int64), fixations["fixation"].to_numpy(np.int64)
+    xy[at] = fixations[["x_px", "y_px"]].to_numpy() * np.asarray(scale)
+    duration[at] = fixations["duration_s"].to_numpy()
+    valid[at] = True
+    return tuple(trials["subject"]), numbers, xy, duration, valid
+
+
+class ScanpathDataModule(L.LightningDataModule):
+    """Free viewing for training and testing: batches of stimuli, each with all its trials.
+
+    Args:
+        dataset: A registered name.
+        root: Data folder; None is ``$GAZEKIT_DATA``, then the cache.
+        batch_size: Stimuli per optimiser step, over all processes together.
+        train_split: Split to fit on; several joined by ``+``, or ``all``.
+        val_split: Split for validation.
+        test_split: Split for ``test`` and ``predict``.
+        size_wh_px: Frame to which images and fixations are scaled; None keeps the stimulus's size.
+        num_workers: Processes that decode images; cached features are read without any.
+        seed: Seed of the order in which training images come.
+        strict: Refuse a partial copy of the data.
+
+    Distributed runs see the same images per step as a single process does: each process takes
+    every world-size-th of the same order, and no image is repeated to fill up validation.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "osie",
+        root: str | None = None,
+        batch_size: int = 8,
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "test",
+        size_wh_px: tuple[int, int] | None = None,
+        num_workers: int = 2,
+        seed: int = 0,
+        strict: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.dataset, self.root, self.batch_size, self.strict = dataset, root, batch_size, strict
+        self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.size_wh_px, self.num_workers, self.seed = size_wh_px, num_workers, seed
+        self.feature_cache: FeatureCache | None = None
+        self._data: GazeDataset | None = None
+
+    @property
+    def data(self) -> GazeDataset:
+        """The whole dataset, read once."""
+        if self._data is None:
+            root = Path(self.root) if self.root else None
+            self._data = load(self.dataset, root=root, strict=self.strict)
+        return self._data
+
+    def items(self, stage: str) -> StimulusItems:
+        """The stimuli of ``train``, ``val`` or ``test``, from cached features where there are any."""
+        return StimulusItems(self.data.split(self.splits[stage]), self.size_wh_px, self.feature_cache)
+
+    def _world(self) -> tuple[int, int]:
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+    def _loader(self, stage: str, training: bool) -> DataLoader[Any]:
+        items = self.items(stage)
+        world, rank = self._world()
+        if self.batch_size % world:
+            raise InputError(f"data.batch_size {self.batch_size} cannot be shared evenly by {world} processes")
+        sampler: Sampler[Any]
+        if training:
+            if len(items) < self.batch_size:
+                raise InputError(
+                    f"{len(items)} stimuli in the training split {self.splits[stage]!r} do not fill one batch of "
+                    f"{self.batch_size}; lower data.batch_size"
+                )
+            sampler = DistributedSampler(items, world, rank, shuffle=True, seed=self.seed, drop_last=True)
+        else:
+            sampler = UnrepeatedDistributedSampler(items, num_replicas=world, rank=rank, shuffle=False)
+        # Reading a cached feature file takes less time than handing it over from a worker.
+        workers = 0 if self.feature_cache is not None else self.num_workers
+        return DataLoader(
+            items,
+            batch_size=self.batch_size // world if training else 1,
+            sampler=sampler,
+            drop_last=training,
+            collate_fn=items.collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader("train", training=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader("val", training=False)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader("test", training=False)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self._loader("test", training=False)
