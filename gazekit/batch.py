@@ -86,3 +86,16 @@ class TrialBatch:
             duration_s=self.duration_s[part],
             valid=self.valid[part],
         )
+
+
+@dataclass(frozen=True)
+class Scanpaths:
+    """n sampled scanpaths for each of B trials.
+
+    Args:
+        xy_px: (B, n, T, 2) fixations as (x, y) px.
+        valid: (B, n, T) bool, False after a scanpath's end.
+    """
+
+    xy_px: Tensor
+    valid: Tensor

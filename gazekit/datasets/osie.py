@@ -6,6 +6,7 @@ Read from the authors' ``eye/fixations.mat``: a cell array with one struct per i
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def load_osie(root: Path | str | None = None, strict: bool = False) -> GazeDatas
 def _read_release(path: Path) -> list[tuple[str, list[Any]]]:
     """(image file name, one struct per subject) for every image in the file."""
     try:
+        _check_whole(path)
         cells = loadmat(path)["fixations"]
         return [
             (str(cell[0, 0]["img"][0]), [subject[0, 0] for subject in cell[0, 0]["subjects"].ravel()])
@@ -72,6 +74,22 @@ def _read_release(path: Path) -> list[tuple[str, list[Any]]]:
             f"{path}: not the authors' MATLAB file ({type(error).__name__}: {' '.join(str(error).split())}), "
             f"expected a variable 'fixations' with img and subjects; {_MEND}"
         ) from error
+
+
+def _check_whole(path: Path) -> None:
+    """Raise ValueError if a MATLAB v5 file ends before its last element does; SciPy can overlook that."""
+    content = path.read_bytes()
+    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
+    if order is None:
+        raise ValueError("no MATLAB v5 header")
+    at = 128
+    while at < len(content):
+        if at + 8 > len(content):
+            raise ValueError("truncated")
+        _, n_bytes = struct.unpack_from(f"{order}II", content, at)
+        at += 8 + n_bytes
+    if at != len(content) or at == 128:
+        raise ValueError(f"truncated: {len(content)} bytes, expected {at}")
 
 
 def _tables(released: list[tuple[str, list[Any]]], path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,0 +1,145 @@
+"""The ``gazekit`` command. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gazekit import __version__
+from gazekit.errors import InputError
+
+
+class _OneLineErrors(click.Group):
+    """What a user can mend is one line and exit status 1; the traceback stands behind ``--traceback``."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            if ctx.params.get("traceback"):
+                traceback.print_exc()
+            click.echo(f"gazekit: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("gazekit: interrupted; what was finished is kept, run the same command to go on", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--traceback", is_flag=True, help="Show the Python traceback of an error.")
+def main(traceback: bool) -> None:
+    """Models of where people look: train scanpath models, score any model against human eye movements."""
+    del traceback  # read from the context where errors are printed
+
+
+@main.command()
+@click.option("--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option("--epochs", type=int, help="Fewer (or more) epochs than the recipes have.")
+@click.option("--simulated", is_flag=True, help="Use the simulated data even where real data are at hand.")
+def demo(data_root: Path | None, out: Path, epochs: int | None, simulated: bool) -> None:
+    """Train a scanpath model on the data at hand, score it against people, and write a report."""
+    from gazekit.demo import run_demo
+
+    run_demo(out, data_root=data_root, epochs=epochs, simulated=simulated)
+
+
+@main.group()
+def data() -> None:
+    """The datasets that gazekit knows."""
+
+
+@data.command("list")
+def list_data() -> None:
+    """What is known, what is here, and under which licence."""
+    from gazekit.datasets.card import Card
+    from gazekit.datasets.dataset import data_folder
+    from gazekit.resources import resource_names
+
+    for name in resource_names("datasets"):
+        card = Card.read(name)
+        if "download" in card.content:
+            try:
+                here = str(data_folder(name, None, [p for p in card.content["files"]]))
+            except InputError:
+                here = f"not here; gazekit data fetch {name}"
+        else:
+            here = "generated on first use"
+        licence = ", ".join(f"{what} {text}" for what, text in card.content["license"].items())
+        click.echo(f"{card.label:24} {card.expect['stimuli']:>5} stimuli  {licence}\n{'':24} {here}")
+
+
+@data.command("fetch")
+@click.argument("name")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to; default is the cache.")
+def fetch_data(name: str, folder: Path | None) -> None:
+    """Download dataset NAME, file by file, checking each."""
+    from gazekit.datasets.fetch import fetch
+
+    click.echo(f"data: {fetch(name, folder, say=click.echo)}")
+
+
+@main.command()
+@click.argument("protocol")
+@click.option("--model", "models", multiple=True, help="Checkpoint file or model name; give it once per model.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache.")
+@click.option("--split", help="train, val, test, several joined by +, or all; default is the protocol's.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/evaluation"), show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="Where models and metrics run, e.g. cuda.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Write report.html.")
+def evaluate(
+    protocol: str, models: tuple[str, ...], data_root: Path | None, split: str | None, out: Path, device: str,
+    report: bool,
+) -> None:  # fmt: skip
+    """Score models, controls and people on PROTOCOL (a name or a YAML file).
+
+    Prints a table and writes OUT/scores.parquet (one row per model and trial), OUT/summary.csv and
+    OUT/report.html. Interrupted, it goes on where it stopped.
+    """
+    from gazekit.evaluation.command import run_evaluation
+
+    run_evaluation(protocol, list(models), out, data_root=data_root, split=split, device=device, report=report)
+
+
+def _lightning_command(name: str, summary: str) -> None:
+    @main.command(
+        name,
+        help=summary,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    @click.pass_context
+    def command(ctx: click.Context) -> None:
+        from gazekit.training.cli import run
+
+        run(name, ctx.args)
+
+
+_lightning_command("fit", "Train a model: --config RECIPE (a name or a file), and any override.")
+_lightning_command("validate", "Score a checkpoint on the validation split: --config RECIPE --ckpt_path FILE.")
+_lightning_command("test", "Score a checkpoint on the test split: --config RECIPE --ckpt_path FILE.")
+_lightning_command("predict", "Write sampled scanpaths: --config RECIPE --ckpt_path FILE.")
+
+
+@main.group()
+def bench() -> None:
+    """Measure speed."""
+
+
+@bench.command("metrics")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache.")
+@click.option("--stimuli", type=int, help="Only so many stimuli.")
+def bench_metrics(data_root: Path | None, stimuli: int | None) -> None:
+    """Time the full-resolution map metrics on OSIE."""
+    from gazekit.evaluation.bench import bench_map_metrics
+
+    bench_map_metrics(data_root, stimuli, click.echo)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""``gazekit evaluate``: run a protocol, print its table, write scores, summary and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pandas as pd
+from tqdm import tqdm
+
+from gazekit.evaluation.intervals import summarize
+from gazekit.evaluation.protocol import Protocol
+from gazekit.evaluation.report import number, write_report
+from gazekit.evaluation.runner import Evaluation, evaluate
+from gazekit.files import written_aside
+from gazekit.metrics import METRICS
+
+
+def run_evaluation(
+    protocol_name: str, models: list[str], out: Path, data_root: Path | None = None, split: str | None = None,
+    device: str = "cpu", report: bool = True,
+) -> Evaluation:  # fmt: skip
+    """Evaluate with a progress bar; print and write what there is to see; return the evaluation."""
+    protocol = Protocol.read(protocol_name)
+    with tqdm(total=0, unit="image", desc="fitting controls") as bar:
+
+        def progress(model: str, done: int, total: int) -> None:
+            if bar.desc != f"{model}: ":
+                bar.reset(total)
+                bar.set_description(model)
+            bar.update(done - bar.n)
+
+        evaluation = evaluate(protocol, models, out, data_root, split, device, progress)
+    summary = summarize(evaluation.scores, protocol.metrics, protocol.ceiling, protocol.intervals)
+    with written_aside(out / "summary.csv") as aside:
+        summary.to_csv(aside, index=False)
+    print_table(evaluation, summary)
+    click.echo(f"scores: {out / 'scores.parquet'} ({len(evaluation.scores)} rows, one per model and trial)")
+    if report:
+        write_report(evaluation, out / "report.html")
+        click.echo(f"report: {out / 'report.html'}")
+    return evaluation
+
+
+def print_table(evaluation: Evaluation, summary: pd.DataFrame) -> None:
+    """The scores as text: mean, interval, share of the ceiling; one block per metric."""
+    record = evaluation.record
+    simulated = " SIMULATED" if record["data"]["simulated"] else ""
+    click.echo(
+        f"\n{record['protocol']['name']} v{record['protocol']['version']} on {record['data']['label']}, split "
+        f"{record['split']}: {record['data']['stimuli_scored']} images, {record['data']['trials_scored']} trials{simulated}"
+    )
+    width = max(len(name) for name in summary["model"]) + 2
+    level = round(100 * record["protocol"]["intervals"]["level"])
+    click.echo(f"{'metric':10}{'model':{width}}{'mean':>9}{f'{level} % interval':>20}{'of ceiling':>12}{'n valid / n total':>20}")
+    for metric, rows in summary.groupby("metric", sort=False):
+        info = METRICS[str(metric)]
+        for i, row in enumerate(rows.itertuples(index=False)):
+            head = f"{info.label} {'↑' if info.higher_is_better else '↓'}" if i == 0 else info.unit if i == 1 else ""
+            interval = f"{number(row.low)} to {number(row.high)}" if row.low == row.low else ""
+            share = f"{row.of_ceiling:.3f}" if row.of_ceiling == row.of_ceiling else ""
+            click.echo(
+                f"{head:10}{row.model:{width}}{number(row.mean):>9}{interval:>20}{share:>12}"
+                f"{f'{row.n_valid} / {row.n_total}':>20}"
+            )
+    seen = evaluation.scores.query("seen_in_training")
+    for name, rows in seen.groupby("model"):
+        click.echo(f"note: {name} was trained on {rows['stimulus'].nunique()} of the scored images")
+    click.echo("")

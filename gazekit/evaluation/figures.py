@@ -1,0 +1,169 @@
+"""The figures of a report. Plain matplotlib objects, no global state, readable at phone width."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from gazekit.metrics import METRICS
+
+# Okabe and Ito's palette: told apart with any color vision.
+COLORS = {"ceiling": "#000000", "control": "#8a8a8a"}
+MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def model_colors(roles: Mapping[str, str]) -> dict[str, str]:
+    """One color per name in the table: people black, controls grey, models from the palette."""
+    free = iter(MODEL_COLORS * 4)
+    return {name: COLORS.get(role) or next(free) for name, role in roles.items()}
+
+
+def scores_figure(
+    summary: pd.DataFrame, metrics: Sequence[str], roles: Mapping[str, str], note: str = ""
+) -> Figure:
+    """One panel per metric: every model's mean and interval, with chance and ceiling as lines.
+
+    Args:
+        summary: As :func:`gazekit.evaluation.summarize` returns it.
+        metrics: Which to draw.
+        roles: Model -> ``model``, ``control`` or ``ceiling``, in the order of the rows.
+        note: Printed over the figure; SIMULATED, where it is.
+    """
+    colors = model_colors(roles)
+    names = [name for name in roles][::-1]
+    columns = 2
+    n_rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(7.2, 0.55 + n_rows * (0.75 + 0.27 * len(names))), layout="constrained")
+    axes = figure.subplots(n_rows, columns, squeeze=False, sharey=True)
+    ceiling = next((name for name, role in roles.items() if role == "ceiling"), None)
+    for axis, metric in zip(axes.ravel(), metrics, strict=False):
+        info = METRICS[metric]
+        rows = summary[summary["metric"] == metric].set_index("model")
+        for y, name in enumerate(names):
+            mean, low, high = (float(rows.loc[name, key]) for key in ("mean", "low", "high"))
+            if np.isfinite(low):
+                axis.plot([low, high], [y, y], color=colors[name], lw=2.2, solid_capstyle="round")
+            axis.plot([mean], [y], "o", color=colors[name], ms=5)
+        if info.chance is not None:
+            axis.axvline(info.chance, color="#8a8a8a", lw=0.8, ls=":")
+        if ceiling is not None and np.isfinite(rows.loc[ceiling, "mean"]):
+            axis.axvline(float(rows.loc[ceiling, "mean"]), color="#000000", lw=0.8, ls="--")
+        finite = rows["mean"].replace([np.inf, -np.inf], np.nan).dropna()
+        # A control that is far off (information gain of the uniform) would squeeze all others.
+        if info.unit.startswith(("bit", "nat")) and len(finite) > 3 and info.higher_is_better:
+            span = finite.max() - finite.sort_values().iloc[1]
+            if finite.min() < finite.sort_values().iloc[1] - span:
+                axis.set_xlim(left=finite.sort_values().iloc[1] - 0.25 * span)
+        unit = f" [{info.unit}]" if info.unit else ""
+        arrow = "higher is better" if info.higher_is_better else "lower is better"
+        axis.set_title(f"{info.label}{unit}, {arrow}", fontsize=8.5, loc="left")
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.tick_params(axis="x", labelsize=7.5)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="x", lw=0.3)
+    for axis in axes.ravel()[len(metrics) :]:
+        axis.set_visible(False)
+    if note:
+        figure.suptitle(note, fontsize=10, color="#b00020", fontweight="bold")
+    return figure
+
+
+def saccade_figure(saccades: Mapping[str, pd.DataFrame], colors: Mapping[str, str], note: str = "") -> Figure:
+    """Saccade amplitude (density per dva) and direction (polar) of people and models."""
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    amplitude = figure.add_subplot(1, 2, 1)
+    direction = figure.add_subplot(1, 2, 2, projection="polar")
+    top = max(float(np.quantile(table["amplitude_dva"], 0.99)) for table in saccades.values())
+    edges = np.linspace(0.0, top, 33)
+    turns = np.linspace(-180.0, 180.0, 25)
+    for name, table in saccades.items():
+        share, _ = np.histogram(table["amplitude_dva"], edges, density=True)
+        amplitude.stairs(share, edges, color=colors[name], lw=1.8, label=name)
+        # Bins are centered on the four main directions, so the circle is turned by half a bin.
+        shifted = (table["direction_deg"] + 180.0 + 7.5) % 360.0 - 180.0
+        counts, _ = np.histogram(shifted, turns)
+        share = counts / max(1, counts.sum())
+        centers = np.radians(turns[:-1])
+        direction.plot([*centers, centers[0]], [*share, share[0]], color=colors[name], lw=1.8)
+    amplitude.set_xlabel("saccade amplitude [dva]", fontsize=9)
+    amplitude.set_ylabel("density [1 / dva]", fontsize=9)
+    amplitude.legend(fontsize=8, frameon=False)
+    amplitude.spines[["top", "right"]].set_visible(False)
+    amplitude.tick_params(labelsize=8)
+    direction.set_title("saccade direction [share per 15 deg]", fontsize=9)
+    direction.tick_params(labelsize=7)
+    if note:
+        figure.suptitle(note, fontsize=10, color="#b00020", fontweight="bold")
+    return figure
+
+
+def map_panel(image: NDArray[np.uint8], density: NDArray[np.float64]) -> Figure:
+    """The density over a greyed stimulus; contours enclose 25, 50 and 75 % of its mass."""
+    figure, axis = _frame(image.shape[1], image.shape[0])
+    axis.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=255)
+    order = np.sort(density.ravel())[::-1]
+    mass = np.cumsum(order)
+    levels = [float(order[min(len(order) - 1, np.searchsorted(mass, share))]) for share in (0.75, 0.5, 0.25)]
+    relative = np.clip(density / max(levels[2], 1e-300), 0.0, 1.0)
+    axis.imshow(relative, cmap="inferno", alpha=0.15 + 0.65 * np.sqrt(relative), vmin=0, vmax=1)
+    if len(set(levels)) == len(levels):
+        axis.contour(density, levels=levels, colors="white", linewidths=[0.7, 1.0, 1.3])
+    return figure
+
+
+def paths_panel(image: NDArray[np.uint8], paths: Sequence[NDArray[np.float64]], numbered: bool, color: str) -> Figure:
+    """Scanpaths over the stimulus: (n, 2) px each; the first fixation is a ring."""
+    figure, axis = _frame(image.shape[1], image.shape[0])
+    axis.imshow(image)
+    for path in paths:
+        axis.plot(path[:, 0], path[:, 1], "-", color="white", lw=1.6, alpha=0.75)
+        axis.plot(path[:, 0], path[:, 1], "-", color=color, lw=0.9)
+        axis.plot(path[1:, 0], path[1:, 1], "o", color=color, ms=7 if numbered else 3.4, mec="white", mew=0.6)
+        axis.plot(path[:1, 0], path[:1, 1], "o", mfc="none", mec=color, ms=8, mew=1.8)
+        for number, (x, y) in enumerate(path if numbered else [], start=1):
+            axis.text(x, y, str(number), color="white", fontsize=5, ha="center", va="center")
+    return figure
+
+
+def points_panel(image: NDArray[np.uint8], xy: NDArray[np.float64]) -> Figure:
+    """All fixations on the stimulus as dots."""
+    figure, axis = _frame(image.shape[1], image.shape[0])
+    axis.imshow(image)
+    axis.plot(xy[:, 0], xy[:, 1], "o", ms=3.6, color="#ffd400", mec="black", mew=0.4)
+    return figure
+
+
+def _frame(width: int, height: int) -> tuple[Figure, object]:
+    figure = Figure(figsize=(3.6, 3.6 * height / width), dpi=110)
+    axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axis.set_axis_off()
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(height - 0.5, -0.5)
+    axis.set_autoscale_on(False)
+    return figure, axis
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as one ``<svg>`` element."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def as_jpeg(figure: Figure) -> str:
+    """The figure as a ``data:`` address; photographs are a tenth of their size as PNG."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    buffer = io.BytesIO()
+    pixels.save(buffer, format="JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,189 @@
+"""One self-contained HTML file: scores with intervals, best and worst images, saccades, how it was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from gazekit.batch import TrialBatch
+from gazekit.evaluation import figures
+from gazekit.evaluation.intervals import image_means, summarize
+from gazekit.evaluation.runner import Contestant, Evaluation
+from gazekit.evaluation.saccades import saccades
+from gazekit.files import written_aside
+from gazekit.metrics import METRICS
+from gazekit.models.base import first_trial_of_each_stimulus
+
+_N_CASES = 3
+
+
+def write_report(evaluation: Evaluation, path: Path) -> None:
+    """Write the report of an evaluation to `path`."""
+    record, scores = evaluation.record, evaluation.scores
+    protocol = record["protocol"]
+    roles = {name: entry["role"] for name, entry in record["models"].items()}
+    summary = summarize(scores, tuple(protocol["metrics"]), protocol["ceiling"], protocol["intervals"])
+    note = "SIMULATED DATA, no person was measured" if record["data"]["simulated"] else ""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(
+        files("gazekit.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    html = template.render(
+        record=record,
+        note=note,
+        roles=roles,
+        scores_svg=figures.as_svg(figures.scores_figure(summary, protocol["metrics"], roles, note)),
+        table=score_rows(summary, roles, protocol["metrics"]),
+        metrics=[METRICS[name] for name in protocol["metrics"]],
+        cases=_cases(evaluation, roles),
+        saccades_svg=figures.as_svg(_saccades(evaluation, roles, note)),
+        protocol_yaml=yaml.safe_dump(_plain(protocol), sort_keys=False),
+        provenance=_provenance(record),
+        seen=int(scores.loc[scores["role"] == "model", "seen_in_training"].sum()),
+        level=round(100 * protocol["intervals"]["level"]),
+    )
+    with written_aside(path) as aside:
+        aside.write_text(html, encoding="utf-8")
+
+
+def score_rows(summary: pd.DataFrame, roles: dict[str, str], metrics: list[str]) -> list[dict[str, Any]]:
+    """One row per model: name, role, and per metric the texts of mean, interval, share of ceiling, counts."""
+    rows = []
+    for name, role in roles.items():
+        cells = []
+        for metric in metrics:
+            at = summary[(summary["model"] == name) & (summary["metric"] == metric)].iloc[0]
+            cells.append(
+                {
+                    "mean": number(at["mean"]),
+                    "interval": f"{number(at['low'])} to {number(at['high'])}" if np.isfinite(at["low"]) else "",
+                    "of_ceiling": f"{at['of_ceiling']:.3f}" if np.isfinite(at["of_ceiling"]) else "",
+                    "valid": f"{at['n_valid']} / {at['n_total']}",
+                }
+            )
+        rows.append({"name": name, "role": role, "cells": cells})
+    return rows
+
+
+def number(value: float) -> str:
+    """Three decimals; a dash where the score is undefined."""
+    return f"{value:.3f}" if np.isfinite(value) else ("-inf" if value == -np.inf else "–")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _provenance(record: dict[str, Any]) -> dict[str, list[str]]:
+    lines: dict[str, list[str]] = {}
+    for name, entry in record["models"].items():
+        lines[name] = [
+            f"{key}: {', '.join(f'{k} = {v:.4g}' for k, v in value.items()) if key == 'fitted' else value}"
+            for key, value in entry.items()
+            if key not in ("role", "train_stimuli")
+        ]
+        if "train_stimuli" in entry:
+            lines[name].append(f"trained on {len(entry['train_stimuli'])} images of {entry['train_dataset']}")
+    return {name: text for name, text in lines.items() if text}
+
+
+def _saccades(evaluation: Evaluation, roles: dict[str, str], note: str) -> Any:
+    data = evaluation.items.data
+    px_per_dva = data.screen.px_per_dva
+    colors = {**figures.model_colors(roles), "people": "#000000"}
+    shown = {"people": saccades(data.fixations, ["trial"], px_per_dva)}
+    for name, role in roles.items():
+        sampled = evaluation.samples[evaluation.samples["model"] == name]
+        # People are shown as measured, not as resampled by the ceiling.
+        if (role == "model" or name == "center_bias") and len(sampled):
+            shown[name] = saccades(sampled, ["stimulus", "sample"], px_per_dva)
+    return figures.saccade_figure(shown, colors, note)
+
+
+def _cases(evaluation: Evaluation, roles: dict[str, str]) -> list[dict[str, Any]]:
+    """Per model the images it predicts best and worst, relative to how well people predict each other."""
+    metric = "ig" if "ig" in evaluation.record["protocol"]["metrics"] else evaluation.record["protocol"]["metrics"][0]
+    table = image_means(evaluation.scores, metric).unstack("stimulus")
+    ceiling = evaluation.record["protocol"]["ceiling"]
+    cases = []
+    for contestant in evaluation.contestants:
+        if contestant.role != "model":
+            continue
+        gap = table.loc[contestant.name] - (table.loc[ceiling] if ceiling else 0.0)
+        order = gap.dropna().sort_values(ascending=METRICS[metric].higher_is_better)
+        worst, best = list(order.index[:_N_CASES]), list(order.index[::-1][:_N_CASES])
+        for title, names in (("best", best), ("worst", worst)):
+            for name in names:
+                if title == "worst" and name in best:
+                    continue
+                cases.append(
+                    {
+                        "model": contestant.name,
+                        "title": title,
+                        "stimulus": name,
+                        "score": f"{METRICS[metric].label} {number(table.loc[contestant.name, name])}"
+                        + (f", people {number(table.loc[ceiling, name])}" if ceiling else ""),
+                        "panels": _panels(contestant, evaluation, name, roles),
+                    }
+                )
+    return cases
+
+
+def _panels(contestant: Contestant, evaluation: Evaluation, stimulus: str, roles: dict[str, str]) -> list[dict[str, str]]:
+    items = evaluation.items
+    batch = items.collate([items[items.names.index(stimulus)]])
+    image = _pixels(batch)
+    fixations = items.data.fixations
+    people = [
+        path[["x_px", "y_px"]].to_numpy()
+        for _, path in fixations[fixations["stimulus"] == stimulus].groupby("trial", sort=False)
+    ]
+    sampled = evaluation.samples
+    sampled = sampled[(sampled["model"] == contestant.name) & (sampled["stimulus"] == stimulus)]
+    paths = [path[["x_px", "y_px"]].to_numpy() for _, path in sampled.groupby("sample", sort=False)]
+    color = figures.model_colors(roles)[contestant.name]
+    panels = [
+        ("stimulus", figures.points_panel(image, np.empty((0, 2)))),
+        (f"fixations of {len(people)} people", figures.points_panel(image, np.concatenate(people))),
+        ("one person's scanpath", figures.paths_panel(image, people[:1], True, "#222222")),
+        (f"predicted density ({contestant.name})", figures.map_panel(image, predicted_density(contestant, batch))),
+        ("one sampled scanpath", figures.paths_panel(image, paths[:1], True, color)),
+        (f"{len(paths)} sampled scanpaths", figures.paths_panel(image, paths, False, color)),
+    ]
+    simulated = items.data.card.simulated
+    return [
+        {
+            "caption": f"SIMULATED: {caption.replace('people', 'simulated observers').replace('person', 'observer')}"
+            if simulated
+            else caption,
+            "image": figures.as_jpeg(figure),
+        }
+        for caption, figure in panels
+    ]
+
+
+@torch.inference_mode()
+def predicted_density(contestant: Contestant, batch: TrialBatch) -> NDArray[np.float64]:
+    """(H, W) density of a model for the batch's one stimulus."""
+    one = first_trial_of_each_stimulus(batch)
+    if contestant.model.per_subject:
+        one = replace(one, subject=("",))
+    device = next((p.device for p in contestant.model.parameters()), torch.device("cpu"))
+    density: NDArray[np.float64] = contestant.model.log_density(one.to(device))[0].double().exp().cpu().numpy()
+    return density
+
+
+def _pixels(batch: TrialBatch) -> NDArray[np.uint8]:
+    assert batch.image is not None
+    return (batch.image[0].permute(1, 2, 0) * 255.0).round().byte().numpy()

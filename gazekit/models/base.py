@@ -1,0 +1,132 @@
+"""What every model offers: a map, a map before each fixation, scanpaths; any one of the first two is enough."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytorch_lightning as L
+import torch
+from torch import Tensor
+
+from gazekit.batch import Scanpaths, TrialBatch
+from gazekit.density import normalize_log_density
+
+
+class GazeModel(L.LightningModule):
+    """A model of where people look. Subclasses define at least one of:
+
+    * :meth:`log_density`, a density over pixels: a spatial model. Its conditional density is the
+      same before every fixation, and its scanpaths are independent draws.
+    * :meth:`conditional_log_density`, a density before each fixation given those before it: a
+      scanpath model. It must also define :meth:`sample`; its spatial density is the average of its
+      conditional ones along sampled scanpaths.
+
+    Attributes:
+        per_subject: The density depends on who looks (only the human ceiling does); otherwise the
+            runner asks once per stimulus.
+        fits_fixations: The model is fitted by ``fit_fixations`` to the fixations of the dataset that
+            it is scored on, leaving out the scored image or subject (controls and ceiling).
+    """
+
+    per_subject: ClassVar[bool] = False
+    fits_fixations: ClassVar[bool] = False
+    # Scanpaths behind the spatial density of a scanpath model; the error of the mean falls with the root.
+    marginal_paths: ClassVar[int] = 16
+    marginal_length: ClassVar[int] = 9
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not (self.is_spatial() or self.is_scanpath()):
+            raise TypeError(f"{type(self).__name__} defines neither log_density nor conditional_log_density")
+        if self.is_scanpath() and type(self).sample is GazeModel.sample:
+            raise TypeError(f"{type(self).__name__} is a scanpath model and must define sample")
+
+    @classmethod
+    def is_spatial(cls) -> bool:
+        """It defines a density of its own, without history."""
+        return cls.log_density is not GazeModel.log_density
+
+    @classmethod
+    def is_scanpath(cls) -> bool:
+        """It uses the fixations before the one it predicts."""
+        return cls.conditional_log_density is not GazeModel.conditional_log_density
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict[str, Any]) -> GazeModel:
+        """An instance with the checkpoint's hyper-parameters, its weights not yet loaded."""
+        return cls(**checkpoint.get("hyper_parameters", {}))
+
+    def provenance(self) -> dict[str, Any]:
+        """Plain values for the scores table: which weights the model stands on, what it was trained on."""
+        return {}
+
+    def log_density(self, batch: TrialBatch) -> Tensor:
+        """(B, H, W) natural-log density over pixels, its exponentials summing to one."""
+        # A fixed seed: the same map for the same image, whatever was drawn before.
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        one_each = first_trial_of_each_stimulus(batch)
+        paths = self.sample(one_each, self.marginal_paths, self.marginal_length, generator)
+        total: Tensor | None = None
+        for i in range(self.marginal_paths):
+            valid = paths.valid[:, i]
+            sampled = replace(
+                one_each, xy_px=paths.xy_px[:, i], valid=valid, duration_s=torch.full(valid.shape, torch.nan)
+            )
+            # Fixation 0 comes from the model's start, not from its history.
+            density = self.conditional_log_density(sampled)[:, 1:].double().exp().sum(1)
+            total = density if total is None else total + density
+        assert total is not None
+        return batch.per_trial(normalize_log_density(total.log()).float())
+
+    def conditional_log_density(self, batch: TrialBatch) -> Tensor:
+        """(B, T, H, W) natural-log density before each fixation, given the fixations before it."""
+        return self.log_density(batch)[:, None].expand(-1, batch.xy_px.shape[1], -1, -1)
+
+    def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:
+        """n scanpaths of `length` fixations per trial, the same for the same seed of `generator`.
+
+        The fixations of `batch` are not looked at.
+        """
+        maps = self.log_density(batch)
+        width, height = batch.size_wh_px
+        paths = [sample_positions(m[None], n * length, generator)[0] for m in maps]
+        xy = torch.stack(paths).view(len(batch), n, length, 2)
+        return Scanpaths(xy, torch.ones(xy.shape[:-1], dtype=torch.bool, device=xy.device))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        from gazekit.models.registry import model_name
+
+        checkpoint["gazekit_model"] = model_name(self)
+
+
+def sample_positions(log_density: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """(B, H, W) log-density -> (B, n, 2) independent draws in px of that grid, spread within a cell."""
+    height, width = log_density.shape[-2:]
+    # Drawn on the CPU in double: the same numbers on every device, and no limit on the number of pixels.
+    cumulative = log_density.flatten(1).double().exp().cumsum(-1).cpu()
+    uniform = torch.rand(len(log_density), n, generator=generator, dtype=torch.float64)
+    index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).clamp(max=height * width - 1)
+    corner = torch.stack([index % width, index // width], -1).double()
+    within = torch.rand(corner.shape, generator=generator, dtype=torch.float64)
+    # Just below the next cell at most: float32 must not round up out of the map.
+    return (corner + within.clamp(max=1 - 1e-4)).float().to(log_density.device)
+
+
+def first_trial_of_each_stimulus(batch: TrialBatch) -> TrialBatch:
+    """The batch with one trial per stimulus, in the order of the stimuli."""
+    n = len(batch.stimulus)
+    first = torch.zeros(n, dtype=torch.long)
+    of_trial = batch.stimulus_of_trial.tolist()
+    for trial in range(len(of_trial) - 1, -1, -1):
+        first[of_trial[trial]] = trial
+    first = first.to(batch.device)
+    return replace(
+        batch,
+        stimulus_of_trial=torch.arange(n, device=batch.device),
+        subject=tuple(batch.subject[i] for i in first.tolist()),
+        trial=batch.trial[first],
+        xy_px=batch.xy_px[first],
+        duration_s=batch.duration_s[first],
+        valid=batch.valid[first],
+    )

@@ -1,0 +1,174 @@
+"""What a training run needs beside Lightning: whole checkpoints, scores on real fixations, scanpaths on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as L
+import torch
+from pytorch_lightning.callbacks import BasePredictionWriter, Callback, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torchmetrics import Metric
+
+from gazekit.batch import Scanpaths, TrialBatch
+from gazekit.density import uniform_log_density
+from gazekit.files import written_aside
+from gazekit.metrics import AUC, NSS, ConditionalAUC, ConditionalInformationGain, ConditionalNSS, InformationGain
+from gazekit.models import GazeModel
+from gazekit.models.registry import model_name
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints are written aside and moved into place, and read as plain tensors and values only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with written_aside(Path(path)) as aside:
+            super().save_checkpoint(checkpoint, aside, storage_options)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        del weights_only
+        return super().load_checkpoint(path, map_location or "cpu", weights_only=True)
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """``last.ckpt`` after every epoch, to resume from; ``NAME.ckpt`` at the end, to use and to publish.
+
+    Both lie in the run's folder. ``--ckpt_path last`` resumes; it starts afresh where there is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(dirpath=folder, save_last=True, save_top_k=1, every_n_epochs=1, filename="epoch")
+        # One file only: the newest epoch replaces the one before it.
+        self.CHECKPOINT_NAME_LAST = "last"
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        assert isinstance(pl_module, GazeModel) and self.dirpath is not None
+        final = Path(self.dirpath) / f"{model_name(pl_module)}.ckpt"
+        trainer.save_checkpoint(final, weights_only=True)
+        if trainer.is_global_zero:
+            print(f"checkpoint: {final}", flush=True)
+
+
+class ScoreFixations(Callback):
+    """NSS, AUC and gain over a uniform density (bits) on validation and test images, at full size.
+
+    A scanpath model is scored before each fixation, given the person's fixations so far.
+    """
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, Metric] = {}
+
+    def _start(self, pl_module: L.LightningModule) -> None:
+        scanpath = isinstance(pl_module, GazeModel) and pl_module.is_scanpath()
+        chosen: dict[str, Metric] = (
+            {"cnss": ConditionalNSS(), "cauc": ConditionalAUC(), "cig_uniform": ConditionalInformationGain()}
+            if scanpath
+            else {"nss": NSS(), "auc": AUC(), "ig_uniform": InformationGain()}
+        )
+        self._metrics = {name: metric.to(pl_module.device) for name, metric in chosen.items()}
+
+    def _update(self, model: GazeModel, batch: TrialBatch) -> None:
+        scored = model.scored(batch)
+        width, height = batch.size_wh_px
+        base = torch.tensor(uniform_log_density(batch.size_wh_px), device=batch.device)
+        step = 5 if model.is_scanpath() else len(batch)
+        static = None if model.is_scanpath() else model.log_density(batch)
+        for start in range(0, len(batch), step):
+            some, valid = batch.trials(start, start + step), scored[start : start + step]
+            maps = model.conditional_log_density(some) if static is None else static
+            for name, metric in self._metrics.items():
+                first = maps if "ig" in name or static is None else _density(maps)
+                extra = (base.expand(len(some), height, width),) if "ig" in name else ()
+                metric.update(first, *extra, some.xy_px, valid)
+
+    def _log(self, pl_module: L.LightningModule, stage: str) -> None:
+        for name, metric in self._metrics.items():
+            pl_module.log(f"{stage}/{name}", metric.compute(), sync_dist=False)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start(pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        assert isinstance(pl_module, GazeModel)
+        self._update(pl_module, batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log(pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start(pl_module)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        assert isinstance(pl_module, GazeModel)
+        self._update(pl_module, batch)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log(pl_module, "test")
+
+
+def _density(log_density: torch.Tensor) -> torch.Tensor:
+    if log_density.stride(0) == 0:
+        return log_density[:1].exp().expand_as(log_density)
+    return log_density.exp()
+
+
+class ScanpathWriter(BasePredictionWriter):
+    """Predicted scanpaths as a fixation table: ``scanpaths.parquet`` in `folder`.
+
+    Every process writes its own shard; the first one merges them when all are there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(write_interval="batch")
+        self.folder = folder
+        self._rows: list[pd.DataFrame] = []
+
+    def write_on_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: Any, batch_indices: Any, batch: Any,
+        batch_idx: int, dataloader_idx: int,
+    ) -> None:  # fmt: skip
+        assert isinstance(prediction, Scanpaths) and isinstance(batch, TrialBatch) and isinstance(pl_module, GazeModel)
+        self._rows.append(scanpath_table(prediction, batch.stimulus, model_name(pl_module)))
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        shard = self.folder / f"scanpaths.rank{trainer.global_rank}.parquet"
+        with written_aside(shard) as aside:
+            pd.concat(self._rows, ignore_index=True).to_parquet(aside, index=False)
+        trainer.strategy.barrier("scanpath shards")
+        if trainer.is_global_zero:
+            shards = [self.folder / f"scanpaths.rank{rank}.parquet" for rank in range(trainer.world_size)]
+            table = pd.concat([pd.read_parquet(path) for path in shards], ignore_index=True)
+            table = table.sort_values(["stimulus", "subject", "fixation"], kind="stable", ignore_index=True)
+            table["trial"] = table.groupby(["stimulus", "subject"], sort=False).ngroup()
+            with written_aside(self.folder / "scanpaths.parquet") as aside:
+                table.to_parquet(aside, index=False)
+            for path in shards:
+                path.unlink()
+            print(f"scanpaths: {self.folder / 'scanpaths.parquet'}", flush=True)
+
+
+def scanpath_table(paths: Scanpaths, stimuli: tuple[str, ...], model: str) -> pd.DataFrame:
+    """A fixation table of (S, n, T, 2) sampled scanpaths; the subject is ``MODEL/SAMPLE``."""
+    row, sample, fixation = (index.cpu().numpy() for index in paths.valid.nonzero(as_tuple=True))
+    xy = paths.xy_px[paths.valid].cpu().numpy()
+    return pd.DataFrame(
+        {
+            "subject": [f"{model}/{i}" for i in sample],
+            "stimulus": [stimuli[i] for i in row],
+            "trial": row * paths.valid.shape[1] + sample,
+            "fixation": fixation,
+            "x_px": xy[:, 0],
+            "y_px": xy[:, 1],
+            "t_s": float("nan"),
+            "duration_s": float("nan"),
+        }
+    )

@@ -1,0 +1,112 @@
+"""``gazekit fit | validate | test | predict``: a LightningCLI over recipes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import warnings
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger
+
+from gazekit.datasets.datamodule import ScanpathDataModule
+from gazekit.errors import InputError
+from gazekit.models import GazeModel
+from gazekit.models.registry import model_name, read_checkpoint
+from gazekit.training.callbacks import AtomicCheckpointIO, RunCheckpoint, ScanpathWriter, ScoreFixations
+from gazekit.training.features import cache_features
+from gazekit.training.recipe import lightning_arguments
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+class GazeCLI(LightningCLI):
+    """Lightning's command line with gazekit's models, data, checkpoints and feature cache."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--cache_features", type=bool, default=True, help="Run a frozen backbone once per image.")
+        parser.add_argument("--predict.paths", type=int, default=10, help="Scanpaths per image for 'predict'.")
+        parser.add_argument("--predict.length", type=int, default=8, help="Fixations per predicted scanpath.")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        folder = Path(self._get(self.config_init, "trainer.default_root_dir") or "runs")
+        extra = [RunCheckpoint(folder), ScoreFixations()]
+        if self.subcommand == "predict":
+            extra.append(ScanpathWriter(folder))
+        own = self._get(self.config_init, "trainer.callbacks") or []
+        kwargs = {"callbacks": [*own, *extra], **kwargs}
+        config = self._get(self.config_init, "trainer")
+        if config.get("logger") is None:
+            kwargs["logger"] = CSVLogger(folder, name="logs")
+        kwargs["plugins"] = [AtomicCheckpointIO()]
+        # The data module shares images out itself, so that validation repeats none to fill up.
+        kwargs["use_distributed_sampler"] = False
+        return super().instantiate_trainer(**kwargs)
+
+    def _prepare(self) -> None:
+        model, data = self.model, self.datamodule
+        assert isinstance(model, GazeModel) and isinstance(data, ScanpathDataModule)
+        self._check_checkpoint(model)
+        config = self._get(self.config_init, "predict")
+        model.predict_paths, model.predict_length = config["paths"], config["length"]
+        if self._get(self.config_init, "cache_features"):
+            data.feature_cache = cache_features(
+                model, data.data, data.size_wh_px, device=_device(self.trainer), num_workers=min(1, data.num_workers)
+            )
+        if self.subcommand == "fit":
+            train = data.data.split(data.splits["train"])
+            model.prepare_fit(train.fixations, train.stimuli, train.screen.px_per_dva, train.card.name)
+
+    def _check_checkpoint(self, model: GazeModel) -> None:
+        given = self._get(self.config_init, "ckpt_path")
+        if given and Path(given).suffix == ".ckpt":
+            found = read_checkpoint(given)["gazekit_model"]
+            if found != model_name(model):
+                raise InputError(f"{given}: checkpoint of model {found!r}, expected {model_name(model)!r}")
+
+    before_fit = before_validate = before_test = before_predict = _prepare
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    return "cuda" if device.type == "cuda" else "cpu"
+
+
+def run(subcommand: str, arguments: list[str]) -> None:
+    """Run one subcommand; raises InputError for whatever the user can mend."""
+    with tempfile.TemporaryDirectory(prefix="gazekit-") as scratch:
+        converted = lightning_arguments(arguments, Path(scratch))
+        torch.set_float32_matmul_precision("high")
+        with warnings.catch_warnings():
+            # Lightning's advice on worker counts and idle accelerators is not about this command.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            try:
+                GazeCLI(
+                    GazeModel,
+                    ScanpathDataModule,
+                    subclass_mode_model=True,
+                    save_config_callback=SaveConfigCallback,
+                    save_config_kwargs={"overwrite": True},
+                    parser_kwargs={"exit_on_error": False},
+                    seed_everything_default=0,
+                    args=[subcommand, *converted],
+                )
+            except ArgumentError as error:
+                raise InputError(_one_line(str(error))) from error
+
+
+def _one_line(text: str) -> str:
+    """The part of jsonargparse's message that says what was wrong, on one line."""
+    lines = [line.strip(" -\t") for line in text.splitlines() if line.strip()]
+    return " ".join(lines)[:600]
+
+
+__all__ = ["SUBCOMMANDS", "GazeCLI", "LightningModule", "run"]
+_ = (os, sys)
