@@ -26,6 +26,7 @@ class TrialBatch:
         xy_px: (B, T, 2) float fixations as (x, y) px.
         duration_s: (B, T) float; NaN where unknown, 0 in the padding.
         valid: (B, T) bool, False where the scanpath is padding.
+
     """
 
     stimulus: tuple[str, ...]
@@ -95,6 +96,7 @@ class Scanpaths:
     Args:
         xy_px: (B, n, T, 2) fixations as (x, y) px.
         valid: (B, n, T) bool, False after a scanpath's end.
+
     """
 
     xy_px: Tensor

@@ -38,7 +38,9 @@ def main(traceback: bool) -> None:
 
 
 @main.command()
-@click.option("--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache.")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
 @click.option("--epochs", type=int, help="Fewer (or more) epochs than the recipes have.")
 @click.option("--simulated", is_flag=True, help="Use the simulated data even where real data are at hand.")
@@ -87,7 +89,9 @@ def fetch_data(name: str, folder: Path | None) -> None:
 @main.command()
 @click.argument("protocol")
 @click.option("--model", "models", multiple=True, help="Checkpoint file or model name; give it once per model.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache.")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache."
+)
 @click.option("--split", help="train, val, test, several joined by +, or all; default is the protocol's.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/evaluation"), show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="Where models and metrics run, e.g. cuda.")
@@ -132,7 +136,9 @@ def bench() -> None:
 
 
 @bench.command("metrics")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache.")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache."
+)
 @click.option("--stimuli", type=int, help="Only so many stimuli.")
 def bench_metrics(data_root: Path | None, stimuli: int | None) -> None:
     """Time the full-resolution map metrics on OSIE."""

@@ -26,6 +26,7 @@ class Screen:
 
     Raises:
         InputError: A size is not positive, or neither a geometry nor pixels per degree is given.
+
     """
 
     size_wh_px: tuple[int, int]

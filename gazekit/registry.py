@@ -24,6 +24,7 @@ class Registry(Mapping[str, str]):
     Args:
         kind: What the entries are, in the singular; it opens every error message.
         entries: One line per entry, ``{"name": "package.module:attribute"}``.
+
     """
 
     def __init__(self, kind: str, entries: dict[str, str]) -> None:
@@ -49,6 +50,7 @@ class Registry(Mapping[str, str]):
 
         Raises:
             InputError: The name is not registered; the message lists the nearest and all names.
+
         """
         module, attribute = self[name].split(":")
         factory: Callable[..., Any] = getattr(importlib.import_module(module), attribute)

@@ -30,9 +30,10 @@ def resource_path(folder: str, name_or_path: str | Path) -> Path:
 
     Raises:
         InputError: There is neither such a file nor a shipped one of that name.
+
     """
     given = Path(name_or_path)
-    if given.suffix in (".yaml", ".yml") or given.parent != Path("."):
+    if given.suffix in (".yaml", ".yml") or given.parent != Path():
         if given.is_file():
             return given
         # "training/NAME.yaml" is how the documentation writes a recipe; it works outside a checkout too.
@@ -63,6 +64,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: The file cannot be read, is not YAML, or holds something else than a mapping.
+
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506

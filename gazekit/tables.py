@@ -41,6 +41,7 @@ def check_fixations(fixations: pd.DataFrame, card: str) -> pd.DataFrame:
     Raises:
         InputError: A column is missing, a coordinate is not finite, a duration is negative, or
             the fixations of a trial are not numbered 0, 1, 2, ... in the order of the rows.
+
     """
     what = f"{card}, fixations"
     _need(fixations, FIXATION_COLUMNS, what)
@@ -76,6 +77,7 @@ def check_trials(trials: pd.DataFrame, fixations: pd.DataFrame, card: str, allow
     Raises:
         InputError: A column is missing, a trial is listed twice, a fixation belongs to no listed
             trial, or (unless `allow_empty`) a trial has no fixation.
+
     """
     what = f"{card}, trials"
     _need(trials, TRIAL_COLUMNS, what)

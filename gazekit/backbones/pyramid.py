@@ -1,7 +1,7 @@
 """Feature pyramids of timm and torchvision networks, with weights whose origin is always known.
 
 A backbone takes RGB in [0, 1], normalises it as its weights were trained, and returns one map per
-tapped stride. Weights come from the library that owns them, from a file, or are random on request;
+tap: a stride, or a module by name. Weights come from the library that owns them, from a file, or are random on request;
 nothing falls back from one to another in silence.
 """
 
@@ -42,6 +42,7 @@ class WeightsSource:
         name: File name, ``library:tag`` of a download, or ``random``.
         sha256: Digest of the file, or of the tensors where a library downloaded them or they are random.
         of: What the digest was taken of, ``file`` or ``tensors``.
+
     """
 
     name: str
@@ -60,32 +61,39 @@ class WeightsSource:
 
 
 class Backbone(nn.Module):
-    """(B, 3, H, W) RGB in [0, 1] -> one (B, C, ceil(H / stride), ceil(W / stride)) map per stride.
+    """(B, 3, H, W) RGB in [0, 1] -> one (B, C, ceil(H / stride), ceil(W / stride)) map per tap.
 
     Attributes:
         name: As given to :func:`create_backbone`.
-        strides: The tapped strides, rising.
-        channels: Channels per stride.
+        taps: What is tapped, in the order of the maps.
+        strides: Pixels per map cell, per tap.
+        channels: Channels per tap.
         source: Which weights these are.
         frozen: No gradient, and batch statistics rest in training too.
+
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, name: str, network: nn.Module, strides: Sequence[int], channels: Sequence[int],
-        mean: Sequence[float], std: Sequence[float], source: WeightsSource, frozen: bool,
+        self, name: str, network: nn.Module, taps: Sequence[int | str], mean: Sequence[float], std: Sequence[float],
+        source: WeightsSource, frozen: bool,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.name, self.source, self.frozen = name, source, frozen
-        self.strides, self.channels = tuple(strides), tuple(channels)
+        self.name, self.source, self.frozen, self.taps = name, source, frozen, tuple(taps)
         # Twice as fast as NCHW on a CPU, and what tensor cores want.
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         if frozen:
             self.requires_grad_(False).eval()
+        training, side = self.training, 128
+        with torch.no_grad():
+            maps = self.eval()(torch.zeros(1, 3, side, side))
+        self.train(training)
+        self.channels = tuple(m.shape[1] for m in maps)
+        self.strides = tuple(side // m.shape[-1] for m in maps)
 
     def train(self, mode: bool = True) -> Backbone:
         # Frozen weights are not enough: dropout and batch statistics must rest too.
@@ -99,7 +107,7 @@ class Backbone(nn.Module):
 def create_backbone(
     name: str,
     weights: str | Path | None = "pretrained",
-    strides: Sequence[int] = (8, 16, 32),
+    taps: Sequence[int | str] = (8, 16, 32),
     frozen: bool = True,
 ) -> Backbone:
     """Build a feature pyramid by name.
@@ -110,25 +118,32 @@ def create_backbone(
         weights: ``"pretrained"`` takes a file named after the backbone from a weights folder (see
             :func:`find_weights`), else the owning library's download; a path takes that file
             (safetensors, or a ``.pt`` of plain tensors); None leaves the weights random.
-        strides: Which levels to return; a level is the last map of that stride.
+        taps: Which maps to return: a number is the last stage of that stride (timm) or the last
+            top-level module of it (torchvision); a text is a module by name, such as ``blocks.3``.
         frozen: Turn gradients off and keep the network in evaluation mode.
 
     Raises:
-        InputError: Unknown name or stride; weights missing, unreadable, or of another network.
+        InputError: Unknown name or tap; weights missing, unreadable, or of another network.
+
     """
     library, _, short = name.rpartition("/")
     if library not in ("", "timm", "torchvision"):
         raise unknown_name("backbone library", library, ["timm", "torchvision"])
     file = _weights_file(name, weights)
-    levels = tuple(sorted(strides))
-    pyramid: _TimmPyramid | _TorchvisionPyramid
-    if library == "torchvision":
-        network, mean, std, source = _torchvision(short, weights, file)
-        pyramid = _TorchvisionPyramid(network, levels, name)
+    pick = _torchvision if library == "torchvision" else _timm
+    network, mean, std, source = pick(short, weights, file)
+    pyramid: nn.Module
+    if all(isinstance(tap, str) for tap in taps):
+        pyramid = _NamedTaps(network, {str(tap): str(tap) for tap in taps}, name)
+    elif not all(isinstance(tap, int) for tap in taps):
+        raise InputError(f"backbone {name!r}: taps are all strides or all module names, found {list(taps)}")
+    elif library == "torchvision":
+        found = _last_module_of_each_stride(network)
+        _check_strides(taps, list(found), name)
+        pyramid = _NamedTaps(network, {found[int(tap)]: str(tap) for tap in taps}, name)
     else:
-        network, mean, std, source = _timm(short, weights, file)
-        pyramid = _TimmPyramid(network, levels, name)
-    return Backbone(name, pyramid, levels, pyramid.channels, mean, std, source, frozen)
+        pyramid = _TimmStages(network, [int(tap) for tap in taps], name)
+    return Backbone(name, pyramid, taps, mean, std, source, frozen)
 
 
 def find_weights(name: str) -> Path | None:
@@ -137,12 +152,15 @@ def find_weights(name: str) -> Path | None:
     Looks for ``NAME.safetensors`` in ``$GAZEKIT_WEIGHTS``, in a folder ``weights`` inside or beside
     ``$GAZEKIT_DATA``, and in the cache.
     """
+    files = (folder / f"{name.rpartition('/')[2]}.safetensors" for folder in _weights_folders())
+    return next((file for file in files if file.is_file()), None)
+
+
+def _weights_folders() -> list[Path]:
     folders = [Path(os.environ["GAZEKIT_WEIGHTS"])] if os.environ.get("GAZEKIT_WEIGHTS") else []
     if data := os.environ.get("GAZEKIT_DATA"):
         folders += [Path(data) / "weights", Path(data).resolve().parent / "weights"]
-    folders.append(cache_folder() / "weights")
-    files = (folder / f"{name.rpartition('/')[2]}.safetensors" for folder in folders)
-    return next((file for file in files if file.is_file()), None)
+    return [*folders, cache_folder() / "weights"]
 
 
 def _weights_file(name: str, weights: str | Path | None) -> Path | None:
@@ -210,8 +228,10 @@ def _torchvision(
 
 
 def _download_failed(name: str, library: str, error: Exception) -> InputError:
+    near = sorted(file.stem for folder in _weights_folders() for file in folder.glob(f"{name}.*.safetensors"))
+    hint = f"use backbone {near[0]!r}, whose weights are on this machine, or " if near else ""
     return InputError(
-        f"backbone {name!r}: {library} could not download its weights ({type(error).__name__}); connect to the "
+        f"backbone {name!r}: {library} could not download its weights ({type(error).__name__}); {hint}connect to the "
         "network, give a local file as weights, or null for random weights"
     )
 
@@ -258,10 +278,10 @@ def _digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class _TimmPyramid(nn.Module):
+class _TimmStages(nn.Module):
     """The tapped stages of a timm network, without what comes after the deepest of them."""
 
-    def __init__(self, network: Any, strides: tuple[int, ...], name: str) -> None:
+    def __init__(self, network: Any, strides: list[int], name: str) -> None:
         super().__init__()
         if not hasattr(network, "forward_intermediates") or not hasattr(network, "feature_info"):
             raise InputError(f"backbone {name!r}: timm offers no intermediate maps for this network; choose another")
@@ -269,7 +289,6 @@ class _TimmPyramid(nn.Module):
         found = {info["reduction"]: index for index, info in enumerate(network.feature_info)}
         _check_strides(strides, list(found), name)
         self.indices = [found[stride] for stride in strides]
-        self.channels = [network.feature_info[index]["num_chs"] for index in self.indices]
         network.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
         self.network = network
 
@@ -278,41 +297,43 @@ class _TimmPyramid(nn.Module):
         return maps
 
 
-class _TorchvisionPyramid(nn.Module):
-    """The tapped nodes of a torchvision network, cut out of its graph by torchvision."""
+class _NamedTaps(nn.Module):
+    """The outputs of named modules, cut out of the network's graph."""
 
-    def __init__(self, network: nn.Module, strides: tuple[int, ...], name: str) -> None:
+    def __init__(self, network: nn.Module, module_to_key: dict[str, str], name: str) -> None:
         super().__init__()
-        from torchvision.models.feature_extraction import create_feature_extractor
+        from timm.models import create_feature_extractor  # torchvision's, told which modules not to trace
 
-        found = _last_module_of_each_stride(network)
-        _check_strides(strides, list(found), name)
-        self.channels = [found[stride][1] for stride in strides]
-        self.keys = [str(stride) for stride in strides]
-        nodes = {found[stride][0]: str(stride) for stride in strides}
-        self.network = create_feature_extractor(network, nodes)
+        known = dict(network.named_modules())
+        for module in module_to_key:
+            if module not in known:
+                raise unknown_name(f"module in backbone {name!r}", module, [key for key in known if key.count(".") < 2])
+        self.keys = list(module_to_key.values())
+        # Always in evaluation mode's graph: the readouts here never train through dropout in a backbone.
+        self.network = create_feature_extractor(network.eval(), dict(module_to_key))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.network(x)
         return [maps[key] for key in self.keys]
 
 
-def _check_strides(strides: tuple[int, ...], found: list[int], name: str) -> None:
+def _check_strides(strides: Sequence[int | str], found: list[int], name: str) -> None:
     if absent := [stride for stride in strides if stride not in found]:
         raise InputError(f"backbone {name!r} has no map of stride {absent[0]}; its strides are {sorted(found)}")
 
 
-def _last_module_of_each_stride(network: nn.Module) -> dict[int, tuple[str, int]]:
-    """Stride -> (module name, channels) of the last stage with that stride, found by one small run."""
+def _last_module_of_each_stride(network: nn.Module) -> dict[int, str]:
+    """Stride -> name of the last top-level module (or child of ``features``) with it, found by one small run."""
     prefix, parent = ("features.", network.features) if hasattr(network, "features") else ("", network)
     assert isinstance(parent, nn.Module)
-    side, found = 128, {}
+    side = 128
+    found: dict[int, str] = {}
     hooks = []
     for child_name, child in parent.named_children():
 
         def note(_: nn.Module, __: Any, output: Any, name: str = prefix + child_name) -> None:
             if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] > 1:
-                found[side // output.shape[-1]] = (name, output.shape[1])
+                found[side // output.shape[-1]] = name
 
         hooks.append(child.register_forward_hook(note))
     training = network.training

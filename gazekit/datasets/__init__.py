@@ -31,6 +31,7 @@ def load(name: str, root: Path | str | None = None, strict: bool = False) -> Gaz
 
     Raises:
         InputError: Unknown name; files missing, unreadable or not what the card describes.
+
     """
     dataset: GazeDataset = DATASETS.load(name)(root=root, strict=strict)
     return dataset

@@ -33,6 +33,7 @@ class Card:
         simulated: True where no person was measured; every table and figure then says SIMULATED.
         forced_initial: True where the first fixation was forced (to the center, usually).
         expect: Counts of the full release: subjects, stimuli, trials, fixations, ...
+
     """
 
     name: str
@@ -48,6 +49,7 @@ class Card:
 
         Raises:
             InputError: No such card, or a key is unknown or missing.
+
         """
         path = resource_path("datasets", name_or_path)
         content = read_yaml(path)

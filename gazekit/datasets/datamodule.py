@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ class StimulusItems(Dataset[_Item]):
         data: What to serve.
         size_wh_px: Frame of image and fixations; None is each stimulus's own size.
         cache: Serve cached features in place of images, for stimuli that are all in it.
+
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class StimulusItems(Dataset[_Item]):
         self.data = data
         self.size_wh_px = size_wh_px
         self.names = data.stimuli["stimulus"].tolist()
+        self.row_of = {name: row for row, name in enumerate(self.names)}
         self.paths = data.stimuli["path"].tolist()
         self.own_sizes = list(zip(data.stimuli["width_px"], data.stimuli["height_px"], strict=True))
         self.feature_paths = None if cache is None else [cache.path(path) for path in self.paths]
@@ -85,7 +88,7 @@ class StimulusItems(Dataset[_Item]):
 
     def collate(self, items: list[_Item]) -> TrialBatch:
         """Stack items into one batch; trials of all of them follow each other."""
-        frames = {self.frame_wh_px(self.names.index(item.stimulus)) for item in items}
+        frames = {self.frame_wh_px(self.row_of[item.stimulus]) for item in items}
         if len(frames) > 1:
             raise InputError(
                 f"{self.data.name}: stimuli of several sizes in one batch, {sorted(frames)[:3]} px; "
@@ -96,7 +99,7 @@ class StimulusItems(Dataset[_Item]):
         features = [item.features for item in items if item.features is not None]
         images = [item.image for item in items if item.image is not None]
         # A frame of another size than the stimulus changes pixels per degree with it.
-        scale = size[0] / self.own_sizes[self.names.index(items[0].stimulus)][0]
+        scale = size[0] / self.own_sizes[self.row_of[items[0].stimulus]][0]
         return TrialBatch(
             stimulus=tuple(item.stimulus for item in items),
             size_wh_px=size,
@@ -152,6 +155,7 @@ class ScanpathDataModule(L.LightningDataModule):
 
     Distributed runs see the same images per step as a single process does: each process takes
     every world-size-th of the same order, and no image is repeated to fill up validation.
+
     """
 
     def __init__(
@@ -186,6 +190,11 @@ class ScanpathDataModule(L.LightningDataModule):
     def items(self, stage: str) -> StimulusItems:
         """The stimuli of ``train``, ``val`` or ``test``, from cached features where there are any."""
         return StimulusItems(self.data.split(self.splits[stage]), self.size_wh_px, self.feature_cache)
+
+    def stimulus_batches(self, stage: str) -> Iterator[TrialBatch]:
+        """The stimuli of a stage, one batch each, always in the same order."""
+        items = self.items(stage)
+        return (items.collate([items[index]]) for index in range(len(items)))
 
     def _world(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)

@@ -47,13 +47,12 @@ class GazeDataset:
         counts = f"{len(self.stimuli)} stimuli, {self.trials['subject'].nunique()} subjects"
         return f"<GazeDataset {self.card.label}: {counts}, {len(self.trials)} trials, {len(self.fixations)} fixations>"
 
-    def subset(
-        self, stimuli: Collection[str] | None = None, subjects: Collection[str] | None = None
-    ) -> GazeDataset:
+    def subset(self, stimuli: Collection[str] | None = None, subjects: Collection[str] | None = None) -> GazeDataset:
         """The part with these stimuli and these subjects; trial numbers stay as they are.
 
         Raises:
             InputError: A name is not in the dataset.
+
         """
         parts = {name: getattr(self, name) for name in _TABLES}
         for column, keep, table in (("stimulus", stimuli, self.stimuli), ("subject", subjects, self.trials)):
@@ -72,6 +71,7 @@ class GazeDataset:
 
         Raises:
             InputError: The name is none of these, or the split is empty.
+
         """
         wanted = set(SPLITS) if name == "all" else set(name.split("+"))
         if unknown := wanted - set(SPLITS):
@@ -115,6 +115,7 @@ def data_folder(name: str, root: Path | str | None, marker: Iterable[str]) -> Pa
 
     Raises:
         InputError: Not found; the message lists where it was looked for and what is missing.
+
     """
     if root is not None:
         candidates = [Path(root) / name, Path(root)]

@@ -30,6 +30,7 @@ class FeatureCache:
     Args:
         spec: Everything that shapes the features, as plain values.
         folder: Where the caches of all specs live; None is ``features`` in the cache folder.
+
     """
 
     def __init__(self, spec: Mapping[str, Any], folder: Path | None = None) -> None:
@@ -56,6 +57,7 @@ def read_features(path: Path) -> tuple[Tensor, ...]:
 
     Raises:
         InputError: The file is damaged.
+
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -24,6 +24,7 @@ def fetch(name: str, folder: Path | None = None, say: Callable[[str], None] = pr
     Raises:
         InputError: The dataset is not to be downloaded, the network cannot be reached, or a file is
             not what the card says.
+
     """
     card = Card.read(name)
     base = card.content.get("download")
@@ -39,13 +40,15 @@ def fetch(name: str, folder: Path | None = None, say: Callable[[str], None] = pr
         downloader = pooch.HTTPDownloader(progressbar=path.endswith(".mat"), timeout=timeout_s)
         # pooch writes to a temporary file and moves it into place once the digest fits.
         try:
-            pooch.retrieve(
-                f"{base}/{path}", known_hash, fname=place.name, path=place.parent, downloader=downloader
-            )
+            pooch.retrieve(f"{base}/{path}", known_hash, fname=place.name, path=place.parent, downloader=downloader)
         except ValueError as error:
-            raise InputError(f"{base}/{path}: not what the card describes ({_first_line(error)}); nothing was kept") from error
+            raise InputError(
+                f"{base}/{path}: not what the card describes ({_first_line(error)}); nothing was kept"
+            ) from error
         except OSError as error:  # requests' exceptions are OSErrors
-            raise InputError(f"{base}: cannot be reached ({type(error).__name__}); connect to the network and try again") from error
+            raise InputError(
+                f"{base}: cannot be reached ({type(error).__name__}); connect to the network and try again"
+            ) from error
         if known_hash is None:
             _check_image(place, card)
     (target / "CARD.yaml").write_bytes(resource_path("datasets", name).read_bytes())

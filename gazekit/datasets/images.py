@@ -17,6 +17,7 @@ def image_size_wh_px(path: Path | str) -> tuple[int, int]:
 
     Raises:
         InputError: The file is missing or not an image.
+
     """
     try:
         with Image.open(path) as image:
@@ -33,6 +34,7 @@ def read_image(path: Path | str, size_wh_px: tuple[int, int] | None = None) -> T
 
     Raises:
         InputError: The file is missing, truncated or not an image.
+
     """
     try:
         with Image.open(path) as image:

@@ -33,6 +33,7 @@ def load_osie(root: Path | str | None = None, strict: bool = False) -> GazeDatas
 
     Raises:
         InputError: The folder or a file is missing, damaged, or breaks the card's counts.
+
     """
     card = Card.read("osie")
     folder = data_folder("osie", root, (_EYE_FILE, "stimuli"))
@@ -99,7 +100,9 @@ def _tables(released: list[tuple[str, list[Any]]], path: Path) -> tuple[pd.DataF
             try:
                 x, y, duration_ms = (np.asarray(record[k], float).ravel() for k in ("fix_x", "fix_y", "fix_duration"))
             except (KeyError, ValueError, IndexError, TypeError) as error:
-                raise InputError(f"{path}: {image}, subject {number}: no fix_x, fix_y, fix_duration; {_MEND}") from error
+                raise InputError(
+                    f"{path}: {image}, subject {number}: no fix_x, fix_y, fix_duration; {_MEND}"
+                ) from error
             if not len(x) == len(y) == len(duration_ms):
                 raise InputError(
                     f"{path}: {image}, subject {number}: {len(x)} x, {len(y)} y and "
@@ -132,7 +135,9 @@ def _stimuli(names: list[str], folder: Path, card: Card) -> pd.DataFrame:
     expected = card.screen.size_wh_px
     for path in paths:
         if (found := image_size_wh_px(path)) != expected:
-            raise InputError(f"{path}: image is {found[0]}x{found[1]} px, expected {expected[0]}x{expected[1]}; {_MEND}")
+            raise InputError(
+                f"{path}: image is {found[0]}x{found[1]} px, expected {expected[0]}x{expected[1]}; {_MEND}"
+            )
     table = pd.DataFrame({"stimulus": [path.stem for path in paths], "path": [str(path) for path in paths]})
     table["width_px"], table["height_px"] = expected
     table["split"] = card.split_of(table)

@@ -40,6 +40,7 @@ def load_simulated(root: Path | str | None = None, strict: bool = False) -> Gaze
     Args:
         root: Folder for the images; None is the cache.
         strict: Without effect; the set is always whole.
+
     """
     del strict
     card = Card.read("simulated")
@@ -87,9 +88,7 @@ def priority_map(rgb: NDArray[np.float64], px_per_dva: float, observer: Mapping[
     """(H, W, 3) RGB in [0, 1] -> (H, W) contrast times center bias, summing to one."""
     red, green, blue = np.moveaxis(rgb, -1, 0)
     channels = (rgb.mean(-1), (red - green) / 2.0, (red + green) / 4.0 - blue / 2.0)
-    inner, outer, pool = (
-        observer[f"{name}_sigma_dva"] * px_per_dva for name in ("center", "surround", "pool")
-    )
+    inner, outer, pool = (observer[f"{name}_sigma_dva"] * px_per_dva for name in ("center", "surround", "pool"))
     contrast = sum(np.abs(gaussian_filter(c, inner) - gaussian_filter(c, outer)) for c in channels)
     salient = gaussian_filter(contrast, pool) ** observer["contrast_exponent"]
     height, width = salient.shape

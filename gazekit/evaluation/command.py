@@ -52,7 +52,9 @@ def print_table(evaluation: Evaluation, summary: pd.DataFrame) -> None:
     )
     width = max(len(name) for name in summary["model"]) + 2
     level = round(100 * record["protocol"]["intervals"]["level"])
-    click.echo(f"{'metric':10}{'model':{width}}{'mean':>9}{f'{level} % interval':>20}{'of ceiling':>12}{'n valid / n total':>20}")
+    click.echo(
+        f"{'metric':10}{'model':{width}}{'mean':>9}{f'{level} % interval':>20}{'of ceiling':>12}{'n valid / n total':>20}"
+    )
     for metric, rows in summary.groupby("metric", sort=False):
         info = METRICS[str(metric)]
         for i, row in enumerate(rows.itertuples(index=False)):

@@ -26,9 +26,7 @@ def model_colors(roles: Mapping[str, str]) -> dict[str, str]:
     return {name: COLORS.get(role) or next(free) for name, role in roles.items()}
 
 
-def scores_figure(
-    summary: pd.DataFrame, metrics: Sequence[str], roles: Mapping[str, str], note: str = ""
-) -> Figure:
+def scores_figure(summary: pd.DataFrame, metrics: Sequence[str], roles: Mapping[str, str], note: str = "") -> Figure:
     """One panel per metric: every model's mean and interval, with chance and ceiling as lines.
 
     Args:
@@ -36,6 +34,7 @@ def scores_figure(
         metrics: Which to draw.
         roles: Model -> ``model``, ``control`` or ``ceiling``, in the order of the rows.
         note: Printed over the figure; SIMULATED, where it is.
+
     """
     colors = model_colors(roles)
     names = [name for name in roles][::-1]

@@ -47,7 +47,9 @@ def interval(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def summarize(scores: pd.DataFrame, metrics: tuple[str, ...], ceiling: str | None, rule: Mapping[str, Any]) -> pd.DataFrame:
+def summarize(
+    scores: pd.DataFrame, metrics: tuple[str, ...], ceiling: str | None, rule: Mapping[str, Any]
+) -> pd.DataFrame:
     """One row per model and metric, from one row per trial.
 
     Columns: model, metric, mean, low, high (interval; NaN below 20 images), of_ceiling with

@@ -29,6 +29,7 @@ class Protocol:
 
     Raises:
         InputError: A field has a value that the evaluation does not know.
+
     """
 
     name: str
@@ -83,6 +84,7 @@ class Protocol:
 
         Raises:
             InputError: No such protocol; an unknown, missing or wrong key.
+
         """
         path = resource_path("evaluation", name_or_path)
         content = read_yaml(path)

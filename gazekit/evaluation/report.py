@@ -140,9 +140,11 @@ def _cases(evaluation: Evaluation, roles: dict[str, str]) -> list[dict[str, Any]
     return cases
 
 
-def _panels(contestant: Contestant, evaluation: Evaluation, stimulus: str, roles: dict[str, str]) -> list[dict[str, str]]:
+def _panels(
+    contestant: Contestant, evaluation: Evaluation, stimulus: str, roles: dict[str, str]
+) -> list[dict[str, str]]:
     items = evaluation.items
-    batch = items.collate([items[items.names.index(stimulus)]])
+    batch = items.collate([items[items.row_of[stimulus]]])
     image = _pixels(batch)
     fixations = items.data.fixations
     people = [

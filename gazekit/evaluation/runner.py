@@ -31,7 +31,7 @@ from gazekit.evaluation.protocol import Protocol
 from gazekit.files import sha256_of, written_aside
 from gazekit.metrics import METRICS
 from gazekit.models import MODELS, GazeModel, create_model, load_model
-from gazekit.models.base import first_trial_of_each_stimulus
+from gazekit.models.base import first_trial_of_each_stimulus, seed_of
 from gazekit.models.fixation_memory import FixationMemory
 from gazekit.tables import outside
 
@@ -51,6 +51,7 @@ class Contestant:
         role: ``model``, ``control`` or ``ceiling``.
         identity: Digest of what defines it (checkpoint file, or registered name).
         provenance: What goes into the record: weights, training images, ...
+
     """
 
     name: str
@@ -70,6 +71,7 @@ class Evaluation:
         record: Protocol, data, versions, commit, provenance and fitted parameters of every model.
         items: The stimuli that were scored.
         contestants: Whoever was scored, ready to predict.
+
     """
 
     scores: pd.DataFrame
@@ -102,6 +104,7 @@ def evaluate(
 
     Raises:
         InputError: Data, a model or a fixation is not what the protocol needs.
+
     """
     data = load(protocol.dataset, root=data_root)
     scored = data.split(split or protocol.split)
@@ -156,6 +159,7 @@ def apply_fixation_rules(data: GazeDataset, protocol: Protocol) -> pd.DataFrame:
 
     Raises:
         InputError: A fixation lies outside its image and the rule is ``raise``.
+
     """
     table = data.fixations.copy()
     off = outside(table, data.stimuli)
@@ -356,8 +360,7 @@ def _empirical(batch: TrialBatch, scored: Tensor, protocol: Protocol) -> Tensor:
 def _sample_stimulus(model: GazeModel, batch: TrialBatch, protocol: Protocol) -> pd.DataFrame:
     """Scanpaths on the stimulus, as long as a typical human one; seeded by the stimulus alone."""
     n = protocol.samples["per_stimulus"]
-    seed = int.from_bytes(hashlib.sha256(f"{protocol.samples['seed']}/{batch.stimulus[0]}".encode()).digest()[:7], "big")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_of(protocol.samples["seed"], batch.stimulus[0]))
     one = first_trial_of_each_stimulus(batch)
     if model.per_subject:
         # Anybody's scanpath will do: nobody is left out.

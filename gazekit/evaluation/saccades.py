@@ -16,6 +16,7 @@ def saccades(fixations: pd.DataFrame, path: list[str], px_per_dva: float) -> pd.
 
     Returns:
         The path's columns and the two measures; 0 deg is rightward and 90 deg upward, in [-180, 180).
+
     """
     step = fixations.groupby(path, sort=False)[["x_px", "y_px"]].diff()
     moved = step["x_px"].notna()

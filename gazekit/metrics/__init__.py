@@ -70,6 +70,7 @@ class MetricInfo:
             where it depends on the data.
         needs: First argument of the function: a "map" on any scale, a "log_density", a map compared with
             an "empirical" density, or a "conditional" log-density.
+
     """
 
     name: str

@@ -38,6 +38,7 @@ def auc(saliency: Tensor, xy_px: Tensor, valid: Tensor) -> Tensor:
 
     Raises:
         InputError: Shapes do not fit, a valid fixation lies outside the map, or a map holds NaN.
+
     """
     return mean_rank(fixated(saliency.detach(), xy_px, valid))
 
@@ -59,6 +60,7 @@ def auc_judd(saliency: Tensor, xy_px: Tensor, valid: Tensor) -> Tensor:
 
     Raises:
         InputError: Shapes do not fit, a valid fixation lies outside the map, or a map holds NaN.
+
     """
     seen = fixated(saliency.detach(), xy_px, valid)
     below, _ = _pixel_counts(seen)
@@ -78,9 +80,8 @@ def auc_judd(saliency: Tensor, xy_px: Tensor, valid: Tensor) -> Tensor:
     x, y = (
         torch.cat([ends, rate.where(valid, torch.ones_like(rate))], 1).sort(1).values for rate in (false_rate, hit_rate)
     )
-    area = torch.trapezoid(y, x, dim=1)
-    undefined = (n_negatives[:, 0] == 0) | ~valid.any(1)
-    return area.masked_fill(undefined, torch.nan)
+    # Without negatives the false rate, and so the area, is 0 / 0.
+    return torch.trapezoid(y, x, dim=1).masked_fill(~valid.any(1), torch.nan)
 
 
 def shuffled_auc(
@@ -106,6 +107,7 @@ def shuffled_auc(
     Raises:
         InputError: Shapes do not fit, a valid fixation (here or on another image) lies outside the map,
             or a map holds NaN at one of the places compared.
+
     """
     if other_valid is None:
         other_valid = torch.ones(other_xy_px.shape[:-1], dtype=torch.bool, device=other_xy_px.device)
@@ -118,15 +120,15 @@ def shuffled_auc(
     seen = fixated(saliency.detach(), xy_px, valid, merge=for_all)
     height, width = saliency.shape[-2:]
     where = pixel_index(other_xy_px, other_valid, (width, height), ("negatives of trial", "fixation"))
-    kept = [index[keep] for index, keep in zip(where, other_valid, strict=True)]
+    kept = [index if keep.all() else index[keep] for index, keep in zip(where, other_valid, strict=True)]
     value, valid_rows = seen.values(), seen.valid.any(1).tolist()
     score = torch.full_like(value, torch.nan, dtype=torch.float64)
     for row, row_valid in enumerate(valid_rows):
         negatives = kept[0 if for_all else row]
         if row_valid and len(negatives):
-            sample, keep = seen.maps[row].index_select(0, negatives), seen.valid[row]
+            sample, keep = _take(seen.maps[row], negatives), seen.valid[row]
             positives = value[row, keep]
-            broken = sample.isnan().any() | positives.isnan().any()
+            broken = _holds_nan(sample) | _holds_nan(positives)
             seen.raise_for(slice(row, row + 1), broken[None], "the map holds NaN")
             below, equal = _count(sample, positives)
             score[row, keep] = (below + 0.5 * equal.double()) / len(negatives)
@@ -145,10 +147,20 @@ def _pixel_counts(seen: Fixated) -> tuple[Tensor, Tensor]:
     below, equal = torch.zeros_like(seen.index), torch.zeros_like(seen.index)
     for row in seen.valid.any(1).nonzero()[:, 0].tolist():
         sample, keep = seen.maps[row], seen.valid[row]
-        lowest = sample.amin() if sample.is_cuda else torch.as_tensor(_array(sample).min())
-        seen.raise_for(slice(row, row + 1), lowest.isnan().reshape(1), "the map holds NaN")
+        seen.raise_for(slice(row, row + 1), _holds_nan(sample)[None], "the map holds NaN")
         below[row, keep], equal[row, keep] = _count(sample, values[row, keep])
     return below, equal
+
+
+def _holds_nan(values: Tensor) -> Tensor:
+    # NaN survives a minimum.
+    return values.amin().isnan() if values.is_cuda else torch.tensor(bool(np.isnan(_array(values).min())))
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    if values.is_cuda:
+        return values.index_select(0, index)
+    return torch.from_numpy(_array(values)[index.numpy()])
 
 
 def _count(sample: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,11 +201,12 @@ def _thin(sample: NDArray[np.floating], wanted: NDArray[np.floating]) -> tuple[N
 
     Returns:
         The part of the sample that is left, and per wanted value how many were left out below it.
+
     """
     low, high = sample.min(), sample.max()
     with np.errstate(all="ignore"):
         scale = (_N_BINS - 1) / (high - low)
-    if not (np.isfinite(scale) and np.isfinite(low) and scale > 0):  # constant, or infinite values
+    if not (np.isfinite(scale) and scale > 0):  # a range of 0, subnormal, or infinite
         return sample, np.zeros(len(wanted), dtype=np.int64)
 
     def bin_of(values: NDArray[np.floating]) -> NDArray[np.int32]:

@@ -9,7 +9,6 @@ A forced first fixation carries no information: mark it False in `valid`.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from gazekit.errors import InputError
@@ -18,6 +17,7 @@ from gazekit.metrics.fixated import fixated, fixated_steps
 from gazekit.metrics.information import check_log_density, check_same_grid, mean_gain
 from gazekit.metrics.mean_over_trials import MeanOverTrials
 from gazekit.metrics.nss import mean_z_score
+from gazekit.metrics.pixel_sums import exp
 
 
 def conditional_nss(log_density: Tensor, xy_px: Tensor, valid: Tensor) -> Tensor:
@@ -37,10 +37,11 @@ def conditional_nss(log_density: Tensor, xy_px: Tensor, valid: Tensor) -> Tensor
     Raises:
         InputError: Shapes do not fit, a valid fixation lies outside the map, or the exponentials of a map
             that scores a fixation do not sum to one within 1e-3.
+
     """
     seen = fixated_steps(log_density, xy_px, valid, "log_density")
     check_log_density(seen)
-    return mean_z_score(seen, torch.exp)
+    return mean_z_score(seen, exp)
 
 
 def conditional_auc(log_density: Tensor, xy_px: Tensor, valid: Tensor) -> Tensor:
@@ -60,6 +61,7 @@ def conditional_auc(log_density: Tensor, xy_px: Tensor, valid: Tensor) -> Tensor
     Raises:
         InputError: Shapes do not fit, a valid fixation lies outside the map, or the exponentials of a map
             that scores a fixation do not sum to one within 1e-3.
+
     """
     seen = fixated_steps(log_density.detach(), xy_px, valid, "log_density")
     check_log_density(seen)
@@ -88,6 +90,7 @@ def conditional_information_gain(
         InputError: Shapes do not fit, a valid fixation lies outside the map, the exponentials of a map
             that scores a fixation do not sum to one within 1e-3, or the baseline gives no density to a
             fixation.
+
     """
     check_same_grid(log_density, baseline_log_density)
     if baseline_log_density.ndim not in (3, 4):

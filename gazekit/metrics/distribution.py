@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gazekit.errors import InputError
 from gazekit.metrics.fixated import is_shared, rows_per_chunk
 from gazekit.metrics.mean_over_trials import MeanOverTrials
-from gazekit.metrics.pixel_sums import block_min, block_sum, blocks, moments
+from gazekit.metrics.pixel_sums import block_min, block_sum, blocks, log, moments
 
 Regularization = Literal["mit", "floor"]
 
@@ -43,6 +42,7 @@ def cc(predicted: Tensor, empirical: Tensor) -> Tensor:
 
     Raises:
         InputError: The shapes differ, or a predicted map is not finite.
+
     """
     return _compare(predicted, empirical, _standard, torch.mul)
 
@@ -62,6 +62,7 @@ def sim(predicted: Tensor, empirical: Tensor) -> Tensor:
 
     Raises:
         InputError: The shapes differ, or a predicted map is not finite.
+
     """
     return _compare(predicted, empirical, _density, torch.minimum)
 
@@ -85,6 +86,7 @@ def kld(predicted: Tensor, empirical: Tensor, regularization: Regularization = "
 
     Raises:
         InputError: The shapes differ, a predicted map is not finite, or the regularization is unknown.
+
     """
     _check_regularization(regularization)
     if regularization == "mit":
@@ -122,12 +124,11 @@ def _compare(
     if is_shared(predicted) and is_shared(empirical):
         predicted, empirical = predicted[:1], empirical[:1]
     scores: list[Tensor] = []
-    for (p, p_finite), (q, q_finite) in zip(_pieces(predicted, prepare), _pieces(empirical, prepare), strict=False):
+    for (p, p_finite), (q, _) in zip(_pieces(predicted, prepare), _pieces(empirical, prepare), strict=False):
         if not p_finite.all():
             trial = sum(map(len, scores)) + int((~p_finite).nonzero()[0])
             raise InputError(f"predicted map of trial {trial} holds NaN or infinity")
-        score = block_sum(map(term, p, q))
-        scores.append(score.masked_fill(~q_finite, torch.nan))
+        scores.append(block_sum(map(term, p, q)))  # NaN by itself where the empirical map is not finite
     return torch.cat(scores).expand(n_trials)
 
 
@@ -163,16 +164,11 @@ def _density(x: Tensor, floor: float = 0.0) -> _Affine:
 
 
 def _mit_divergence(p: Tensor, q: Tensor) -> Tensor:
-    return q * _log(q / (p + _MIT_EPSILON) + _MIT_EPSILON)
+    return q * log(q / (p + _MIT_EPSILON) + _MIT_EPSILON)
 
 
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
-    return q * _log(q / p)
-
-
-def _log(x: Tensor) -> Tensor:
-    # NumPy's float64 logarithm is 2.5 times as fast as PyTorch's on a CPU.
-    return x.log() if x.requires_grad or x.is_cuda else torch.from_numpy(np.log(x.numpy()))
+    return q * log(q / p)
 
 
 def _check_regularization(regularization: str) -> None:

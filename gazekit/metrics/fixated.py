@@ -17,6 +17,7 @@ from gazekit.errors import InputError
 
 # Elements of a float64 working copy: 4 MB stay in the cache of a CPU; a GPU wants more.
 _CPU_CHUNK, _GPU_CHUNK = 2**19, 2**24
+_INDEX_PIECE = 2**14 - 2**9
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Fixated:
         shape: B and T of the scanpaths.
         steps_first: True where the G maps belong to steps, so that (G, K) is (T, B).
         name: What the maps are called in error messages.
+
     """
 
     maps: Tensor
@@ -99,14 +101,22 @@ def pixel_index(
 
     Raises:
         InputError: A valid position is not finite or lies outside the map.
+
     """
+    # In pieces below the size from which PyTorch splits an operation over threads.
+    piece = max(1, _INDEX_PIECE // max(1, len(xy_px)))
+    pieces = zip(xy_px.split(piece, 1), valid.split(piece, 1), strict=True)
+    return torch.cat([_index(*p, size_wh_px, what, i * piece) for i, p in enumerate(pieces)], 1)
+
+
+def _index(xy_px: Tensor, valid: Tensor, size_wh_px: tuple[int, int], what: tuple[str, str], start: int) -> Tensor:
     width, height = size_wh_px
     x, y = xy_px.unbind(-1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # NaN is not inside
     if not (inside | ~valid).all():
         trial, step = (valid & ~inside).nonzero()[0].tolist()
         raise InputError(
-            f"{what[0]} {trial}, {what[1]} {step}: (x, y) = {xy_px[trial, step].tolist()} px is outside the "
+            f"{what[0]} {trial}, {what[1]} {start + step}: (x, y) = {xy_px[trial, step].tolist()} px is outside the "
             f"{width}x{height} px map; scale fixations and map to one size first, or mark it invalid"
         )
     row, column = pixel_of(xy_px)
@@ -138,6 +148,7 @@ def fixated(maps: Tensor, xy_px: Tensor, valid: Tensor, name: str = "saliency", 
 
     Raises:
         InputError: Shapes or types do not fit, or a valid fixation lies outside the map.
+
     """
     if maps.ndim != 3:
         raise InputError(f"{name} must be (B, H, W), one map per trial; got {tuple(maps.shape)}")
@@ -157,6 +168,7 @@ def fixated_steps(maps: Tensor, xy_px: Tensor, valid: Tensor, name: str) -> Fixa
 
     Raises:
         InputError: Shapes or types do not fit, or a valid fixation lies outside the map.
+
     """
     if maps.ndim != 4:
         raise InputError(f"{name} must be (B, T, H, W), one map per fixation; got {tuple(maps.shape)}")

@@ -31,6 +31,7 @@ def nss(saliency: Tensor, xy_px: Tensor, valid: Tensor) -> Tensor:
 
     Raises:
         InputError: Shapes do not fit, a valid fixation lies outside the map, or a map is not finite.
+
     """
     return mean_z_score(fixated(saliency, xy_px, valid))
 

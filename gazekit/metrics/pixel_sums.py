@@ -8,17 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# Elements. On a CPU, 256 kB of float64, and the size up to which PyTorch stays on one thread.
-_CPU_BLOCK, _GPU_BLOCK = 2**15, 2**24
+# Elements. On a CPU, about 256 kB of float64, and just below the size from which PyTorch splits an
+# operation over threads: for blocks this small, or on busy cores, the threads' waiting costs more.
+_CPU_BLOCK, _GPU_BLOCK = 2**15 - 2**9, 2**24
 
 
 def blocks(maps: Tensor) -> Iterable[Tensor]:
     """(b, P) maps -> (b, p) float64 pieces, left to right."""
     width = max(1, (_GPU_BLOCK if maps.is_cuda else _CPU_BLOCK) // max(1, len(maps)))
     return (block.double() for block in maps.split(width, dim=1))
+
+
+def exp(x: Tensor) -> Tensor:
+    """Exponential; NumPy's is faster than PyTorch's on a CPU, where no gradient is wanted."""
+    return x.exp() if x.requires_grad or x.is_cuda else torch.from_numpy(np.exp(x.numpy()))
+
+
+def log(x: Tensor) -> Tensor:
+    """Natural logarithm of non-negative numbers; NumPy's is 2.5 times as fast as PyTorch's on a CPU."""
+    return x.log() if x.requires_grad or x.is_cuda else torch.from_numpy(np.log(x.numpy()))
 
 
 def block_sum(terms: Iterable[Tensor]) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import pandas as pd
 import pytorch_lightning as L
 import torch
 from torch import Tensor
@@ -27,10 +30,14 @@ class GazeModel(L.LightningModule):
             runner asks once per stimulus.
         fits_fixations: The model is fitted by ``fit_fixations`` to the fixations of the dataset that
             it is scored on, leaving out the scored image or subject (controls and ceiling).
+
     """
 
     per_subject: ClassVar[bool] = False
     fits_fixations: ClassVar[bool] = False
+    # Scanpaths that `gazekit predict` draws per stimulus, and their length.
+    predict_paths: int = 10
+    predict_length: int = 8
     # Scanpaths behind the spatial density of a scanpath model; the error of the mean falls with the root.
     marginal_paths: ClassVar[int] = 16
     marginal_length: ClassVar[int] = 9
@@ -56,6 +63,45 @@ class GazeModel(L.LightningModule):
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> GazeModel:
         """An instance with the checkpoint's hyper-parameters, its weights not yet loaded."""
         return cls(**checkpoint.get("hyper_parameters", {}))
+
+    def feature_spec(self, size_wh_px: tuple[int, int] | None) -> dict[str, Any] | None:
+        """What shapes the features that :meth:`encode` gives, or None if there is nothing to cache."""
+        del size_wh_px
+        return None
+
+    def encode(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(S, 3, H, W) images -> the maps that a batch may carry as ``features`` in their place."""
+        raise TypeError(f"{type(self).__name__} has no features to cache for {image.shape=}")
+
+    def prepare_fit(
+        self, batches: Iterable[TrialBatch], fixations: pd.DataFrame, stimuli: pd.DataFrame, card: str
+    ) -> None:
+        """Set whatever is measured rather than learned, from the training data alone, before training.
+
+        Args:
+            batches: The training stimuli one at a time, in a fixed order.
+            fixations: The training trials' fixation table.
+            stimuli: Their stimulus table.
+            card: Name of the dataset.
+
+        """
+
+    def scored(self, batch: TrialBatch) -> Tensor:
+        """(B, T) bool: the fixations that training and validation score; the first is history only."""
+        scored = batch.valid.clone()
+        scored[:, 0] = False
+        return scored
+
+    def predict_step(self, batch: TrialBatch, batch_idx: int) -> Scanpaths:
+        """Scanpaths on each stimulus of the batch, the same whatever else is in it."""
+        generator = torch.Generator().manual_seed(seed_of("predict", *batch.stimulus))
+        return self.sample(first_trial_of_each_stimulus(batch), self.predict_paths, self.predict_length, generator)
+
+    def validation_step(self, batch: TrialBatch, batch_idx: int) -> None:
+        """Nothing of its own: the callback that scores fixations does the work for every model."""
+
+    def test_step(self, batch: TrialBatch, batch_idx: int) -> None:
+        """As :meth:`validation_step`."""
 
     def provenance(self) -> dict[str, Any]:
         """Plain values for the scores table: which weights the model stands on, what it was trained on."""
@@ -84,7 +130,7 @@ class GazeModel(L.LightningModule):
         return self.log_density(batch)[:, None].expand(-1, batch.xy_px.shape[1], -1, -1)
 
     def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:
-        """n scanpaths of `length` fixations per trial, the same for the same seed of `generator`.
+        """N scanpaths of `length` fixations per trial, the same for the same seed of `generator`.
 
         The fixations of `batch` are not looked at.
         """
@@ -98,6 +144,11 @@ class GazeModel(L.LightningModule):
         from gazekit.models.registry import model_name
 
         checkpoint["gazekit_model"] = model_name(self)
+
+
+def seed_of(*parts: object) -> int:
+    """A seed from plain values, the same in every process and on every machine."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
 
 
 def sample_positions(log_density: Tensor, n: int, generator: torch.Generator) -> Tensor:

@@ -38,6 +38,7 @@ class FixationMemory(GazeModel):
 
         Raises:
             InputError: There are fixations of fewer than two stimuli.
+
         """
         if fixations["stimulus"].nunique() < 2:
             raise InputError(f"fitting {type(self).__name__} needs fixations on at least 2 stimuli")
@@ -98,7 +99,9 @@ class FixationMemory(GazeModel):
     def mass(self, rows: NDArray[np.int64], size_wh_px: tuple[int, int], sigma_of_width: float) -> Tensor:
         """(H, W) float64 sum of the filtered unit masses of these rows, in the frame's pixels."""
         xy = self.memory["xy"][torch.from_numpy(rows)] * torch.tensor(size_wh_px, dtype=torch.float64)
-        return fixation_mass(xy[None], torch.ones(1, len(rows), dtype=torch.bool), size_wh_px, sigma_of_width * size_wh_px[0])[0]
+        return fixation_mass(
+            xy[None], torch.ones(1, len(rows), dtype=torch.bool), size_wh_px, sigma_of_width * size_wh_px[0]
+        )[0]
 
 
 def mixture_weights(
@@ -114,6 +117,7 @@ def mixture_weights(
 
     Returns:
         (K,) non-negative weights that sum to one.
+
     """
     share = np.full(components.shape[1], 1.0 / components.shape[1])
     for _ in range(500):

@@ -30,6 +30,7 @@ def create_model(name: str, **kwargs: Any) -> GazeModel:
 
     Raises:
         InputError: Unknown name, or arguments that the model refuses.
+
     """
     model: GazeModel = MODELS.load(name)(**kwargs)
     return model
@@ -40,6 +41,7 @@ def model_name(model: GazeModel) -> str:
 
     Raises:
         InputError: The class is not registered.
+
     """
     for name, target in MODELS.items():
         if target == f"{type(model).__module__}:{type(model).__qualname__}":
@@ -52,6 +54,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
     Raises:
         InputError: The file is missing, damaged, holds other objects, or was not written by gazekit.
+
     """
     path = Path(path)
     if not path.is_file():
@@ -61,7 +64,9 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: holds more than tensors and plain values, so it is not loaded") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__}); train or fetch it again") from error
+        raise InputError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}); train or fetch it again"
+        ) from error
     if not isinstance(checkpoint, dict) or "gazekit_model" not in checkpoint:
         raise InputError(f"{path}: not a checkpoint written by gazekit (it names no gazekit model)")
     return checkpoint
@@ -79,6 +84,7 @@ def load_model(path: Path | str, expect: str | None = None) -> GazeModel:
     Raises:
         InputError: As :func:`read_checkpoint`; or the checkpoint is of another model than `expect`,
             or its weights do not fit the model that it names.
+
     """
     checkpoint = read_checkpoint(path)
     name = checkpoint["gazekit_model"]
@@ -89,5 +95,7 @@ def load_model(path: Path | str, expect: str | None = None) -> GazeModel:
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        raise InputError(f"{path}: weights do not fit model {name!r} ({str(error).splitlines()[-1].strip()})") from error
+        raise InputError(
+            f"{path}: weights do not fit model {name!r} ({str(error).splitlines()[-1].strip()})"
+        ) from error
     return model.eval()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 import warnings
 from argparse import ArgumentError
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
@@ -20,7 +18,7 @@ from gazekit.errors import InputError
 from gazekit.models import GazeModel
 from gazekit.models.registry import model_name, read_checkpoint
 from gazekit.training.callbacks import AtomicCheckpointIO, RunCheckpoint, ScanpathWriter, ScoreFixations
-from gazekit.training.features import cache_features
+from gazekit.training.features import cache_features, keep_freed_memory
 from gazekit.training.recipe import lightning_arguments
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -56,12 +54,10 @@ class GazeCLI(LightningCLI):
         config = self._get(self.config_init, "predict")
         model.predict_paths, model.predict_length = config["paths"], config["length"]
         if self._get(self.config_init, "cache_features"):
-            data.feature_cache = cache_features(
-                model, data.data, data.size_wh_px, device=_device(self.trainer), num_workers=min(1, data.num_workers)
-            )
+            data.feature_cache = cache_features(model, data.data, data.size_wh_px, device=_device(self.trainer))
         if self.subcommand == "fit":
             train = data.data.split(data.splits["train"])
-            model.prepare_fit(train.fixations, train.stimuli, train.screen.px_per_dva, train.card.name)
+            model.prepare_fit(data.stimulus_batches("train"), train.fixations, train.stimuli, train.name)
 
     def _check_checkpoint(self, model: GazeModel) -> None:
         given = self._get(self.config_init, "ckpt_path")
@@ -80,6 +76,7 @@ def _device(trainer: Trainer) -> str:
 
 def run(subcommand: str, arguments: list[str]) -> None:
     """Run one subcommand; raises InputError for whatever the user can mend."""
+    keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="gazekit-") as scratch:
         converted = lightning_arguments(arguments, Path(scratch))
         torch.set_float32_matmul_precision("high")
@@ -98,15 +95,23 @@ def run(subcommand: str, arguments: list[str]) -> None:
                     seed_everything_default=0,
                     args=[subcommand, *converted],
                 )
-            except ArgumentError as error:
-                raise InputError(_one_line(str(error))) from error
+            except (ArgumentError, TypeError, ValueError) as error:
+                # jsonargparse wraps whatever a model or data module refuses into its own report.
+                if (own := _input_error(error)) is not None:
+                    raise own from error
+                if isinstance(error, ArgumentError):
+                    raise InputError(_one_line(str(error))) from error
+                raise
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The InputError among an exception and those that led to it."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _one_line(text: str) -> str:
     """The part of jsonargparse's message that says what was wrong, on one line."""
     lines = [line.strip(" -\t") for line in text.splitlines() if line.strip()]
     return " ".join(lines)[:600]
-
-
-__all__ = ["SUBCOMMANDS", "GazeCLI", "LightningModule", "run"]
-_ = (os, sys)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -15,16 +17,34 @@ from gazekit.datasets.images import read_image
 from gazekit.models import GazeModel
 
 
-class _Images(Dataset[tuple[int, torch.Tensor]]):
-    def __init__(self, paths: list[str], rows: list[int], size_wh_px: tuple[int, int] | None) -> None:
-        self.paths, self.rows, self.size_wh_px = paths, rows, size_wh_px
+def keep_freed_memory() -> None:
+    """Let glibc keep large blocks for reuse; without effect on other systems.
+
+    By default it hands them back to the kernel after every operation, and fetching them again makes
+    convolutions on a CPU take about twice as long.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        for option in (m_trim_threshold, m_mmap_threshold):
+            ctypes.CDLL("libc.so.6").mallopt(option, 2**30)
+
+
+class _Extraction(Dataset[int]):
+    """Item i is image i's features, computed and written; what comes back is only that it is done."""
+
+    def __init__(self, model: GazeModel, cache: FeatureCache, paths: list[str], size: tuple[int, int] | None) -> None:
+        self.model, self.cache, self.paths, self.size = model, cache, paths, size
+        self.targets = [cache.path(path) for path in paths]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor]:
-        row = self.rows[index]
-        return row, read_image(self.paths[row], self.size_wh_px)
+    def __getitem__(self, index: int) -> int:
+        if not self.targets[index].exists():
+            with torch.inference_mode():
+                maps = self.model.encode(read_image(self.paths[index], self.size)[None].to(self.model.device))
+            self.cache.write(self.targets[index], tuple(m[0] for m in maps))
+        return index
 
 
 def cache_features(
@@ -33,32 +53,32 @@ def cache_features(
     size_wh_px: tuple[int, int] | None = None,
     folder: Path | None = None,
     device: str = "cpu",
-    num_workers: int = 1,
 ) -> FeatureCache | None:
     """The cache with the features of every stimulus of `data`, or None if the model has none to cache.
 
-    Only a model with a frozen backbone has (``feature_spec`` is not None). Images are decoded in
-    worker processes while the backbone runs. Several processes share the work: each begins at
-    another place and skips what a neighbor has finished meanwhile.
+    Only a model with a frozen backbone has (``feature_spec`` is not None). On a CPU one worker per
+    core decodes and encodes whole images, each on a single thread: threads that share one image
+    would wait for each other. Distributed processes share the work too: each begins at another
+    place and skips what a neighbor has finished meanwhile.
     """
     spec = model.feature_spec(size_wh_px)
     if spec is None:
         return None
     cache = FeatureCache(spec, folder)
-    paths = data.stimuli["path"].tolist()
-    targets = [cache.path(path) for path in paths]
-    missing = [row for row, target in enumerate(targets) if not target.exists()]
+    work = _Extraction(model.to(device).eval(), cache, data.stimuli["path"].tolist(), size_wh_px)
+    missing = [row for row, target in enumerate(work.targets) if not target.exists()]
     if not missing:
         return cache
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     start = len(missing) * rank // max(world, 1)
     order = missing[start:] + missing[:start]
-    model = model.to(device).eval()
-    loader = DataLoader(_Images(paths, order, size_wh_px), batch_size=None, num_workers=num_workers)
-    bar = tqdm(loader, desc="features", unit="image", total=len(order), disable=rank != 0)
-    with torch.inference_mode():
-        for row, image in bar:
-            if not targets[row].exists():
-                maps = model.encode(image[None].to(device))
-                cache.write(targets[row], tuple(m[0] for m in maps))
+    workers = 0 if device != "cpu" or len(order) < 8 else max(1, usable_cores() // world)
+    loader = DataLoader(work, batch_size=None, sampler=order, num_workers=workers)
+    for _ in tqdm(loader, desc="features", unit="image", total=len(order), disable=rank != 0):
+        pass
     return cache
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

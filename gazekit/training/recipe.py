@@ -27,6 +27,7 @@ def lightning_arguments(arguments: list[str], scratch: Path) -> list[str]:
 
     Raises:
         InputError: No such recipe or model, or a key that a recipe does not have.
+
     """
     converted = []
     words = iter(arguments)
@@ -50,6 +51,7 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: An unknown key, or an unknown model.
+
     """
     path = resource_path("training", name_or_path)
     content = read_yaml(path)

@@ -1,0 +1,45 @@
+# Everything here works from a fresh clone: the environment is made on the first call and reused after it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint types docs clean help
+
+help:
+	@echo "make demo       set up, train, evaluate, write a report"
+	@echo "make test       set up, lint, check types, run the tests (minutes)"
+	@echo "make test-slow  the tests that take longer"
+
+demo: $(READY)
+	@echo "== gazekit demo"
+	$(BIN)/gazekit demo
+
+test: $(READY) lint types
+	@echo "== tests"
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	@echo "== slow tests"
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	@echo "== ruff"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	@echo "== mypy"
+	$(BIN)/mypy
+
+# Reinstalls only when the list of dependencies changes.
+$(READY): pyproject.toml
+	@echo "== setting up $(VENV) (downloads PyTorch once, some minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit("gazekit needs Python 3.11 or newer, found %d.%d; make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache
