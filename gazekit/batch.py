@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class TrialBatch:
             return value.to(device, non_blocking=non_blocking)
 
         tensors = ("stimulus_of_trial", "trial", "xy_px", "duration_s", "valid")
-        moved = {name: move(getattr(self, name)) for name in tensors}
+        moved: dict[str, Any] = {name: move(getattr(self, name)) for name in tensors}
         image = None if self.image is None else move(self.image)
         features = None if self.features is None else tuple(move(f) for f in self.features)
         return replace(self, image=image, features=features, **moved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class _OneLineErrors(click.Group):
 def main(traceback: bool) -> None:
     """Models of where people look: train scanpath models, score any model against human eye movements."""
     del traceback  # read from the context where errors are printed
+    # A warning for the user is one line, without the line of code that raised it.
+    warnings.formatwarning = lambda message, *_, **__: f"gazekit: {message}\n"
 
 
 @main.command()
@@ -67,7 +70,7 @@ def list_data() -> None:
         card = Card.read(name)
         if "download" in card.content:
             try:
-                here = str(data_folder(name, None, [p for p in card.content["files"]]))
+                here = str(data_folder(name, None, list(card.content["files"])))
             except InputError:
                 here = f"not here; gazekit data fetch {name}"
         else:

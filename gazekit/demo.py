@@ -52,14 +52,30 @@ def run_demo(out: Path, data_root: Path | None = None, epochs: int | None = None
     click.echo("training saliency_readout (recipe training/saliency_readout.yaml)")
     run(
         "fit",
-        ["--config", "saliency_readout", *recipe, "--model.backbone", backbone, "--model.weights", weights]
-        + ["--trainer.default_root_dir", str(static.parent)],
+        [
+            "--config",
+            "saliency_readout",
+            *recipe,
+            "--model.backbone",
+            backbone,
+            "--model.weights",
+            weights,
+            "--trainer.default_root_dir",
+            str(static.parent),
+        ],
     )
     click.echo("training next_fixation (recipe training/next_fixation.yaml)")
     run(
         "fit",
-        ["--config", "next_fixation", *recipe, "--model.static", str(static)]
-        + ["--trainer.default_root_dir", str(scanpath.parent)],
+        [
+            "--config",
+            "next_fixation",
+            *recipe,
+            "--model.static",
+            str(static),
+            "--trainer.default_root_dir",
+            str(scanpath.parent),
+        ],
     )
     protocol = "simulated_free_viewing" if data.card.simulated else "osie_free_viewing"
     root = None if data.card.simulated else data_root

@@ -51,7 +51,7 @@ class Screen:
         known = {"size_wh_px", "size_wh_cm", "distance_cm", "measured_px_per_dva"}
         if unknown := set(screen) - known:
             raise InputError(f"card, screen: unknown key {sorted(unknown)}; known: {sorted(known)}")
-        sizes = {k: tuple(screen[k]) for k in ("size_wh_px", "size_wh_cm") if screen.get(k)}
+        sizes: dict[str, Any] = {k: tuple(screen[k]) for k in ("size_wh_px", "size_wh_cm") if screen.get(k)}
         scalars = {k: screen[k] for k in ("distance_cm", "measured_px_per_dva") if screen.get(k)}
         return cls(**sizes, **scalars)
 
@@ -60,7 +60,8 @@ class Screen:
         """Pixels in the one degree around the straight-ahead point."""
         if self.measured_px_per_dva is not None:
             return self.measured_px_per_dva
-        assert self.size_wh_cm is not None and self.distance_cm is not None
+        assert self.size_wh_cm is not None
+        assert self.distance_cm is not None
         # Horizontal pixels; a display with non-square pixels needs to_dva.
         px_per_cm = self.size_wh_px[0] / self.size_wh_cm[0]
         return 2.0 * self.distance_cm * math.tan(math.radians(0.5)) * px_per_cm
@@ -73,7 +74,8 @@ class Screen:
         """
         offset_px = np.asarray(xy_px, dtype=np.float64) - np.asarray(self.size_wh_px) / 2.0
         if self.size_wh_cm is None or self.distance_cm is None:
-            return offset_px / self.px_per_dva
+            linear: NDArray[np.float64] = offset_px / self.px_per_dva
+            return linear
         offset_cm = offset_px * np.asarray(self.size_wh_cm) / np.asarray(self.size_wh_px)
         return np.degrees(np.arctan(offset_cm / self.distance_cm))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ torch.set_num_threads(2)
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing a test does reaches the user's cache or data."""
     monkeypatch.setenv("GAZEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("GAZEKIT_DATA", raising=False)
     monkeypatch.delenv("GAZEKIT_WEIGHTS", raising=False)
-    yield
 
 
 REAL_DATA = Path(os.environ.get("GAZEKIT_DATA", "../shared/data")).resolve()

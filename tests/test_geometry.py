@@ -46,5 +46,5 @@ def test_impossible_screens_are_refused(kwargs, message):
 
 
 def test_card_with_unknown_key_is_refused():
-    with pytest.raises(InputError, match="unknown key.*px_per_deg"):
+    with pytest.raises(InputError, match=r"unknown key.*px_per_deg"):
         Screen.from_card({"size_wh_px": [800, 600], "px_per_deg": 24})

@@ -54,7 +54,7 @@ def test_a_missing_column_is_named():
 def test_trials_must_cover_fixations_and_hold_some():
     table = check_fixations(fixations(), "toy")
     trials = pd.DataFrame({"trial": [0, 1, 2], "subject": ["a", "b", "c"], "stimulus": "i", "task": "free_viewing"})
-    with pytest.raises(InputError, match="1 of 3 trials have no fixation.*'c'"):
+    with pytest.raises(InputError, match=r"1 of 3 trials have no fixation.*'c'"):
         check_trials(trials, table, "toy")
     assert len(check_trials(trials, table, "toy", allow_empty=True)) == 3
     with pytest.raises(InputError, match="refer to trial 1, which is not listed"):

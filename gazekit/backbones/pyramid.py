@@ -197,7 +197,7 @@ def _timm(
     if state and "classifier.weight" in state:
         kwargs["num_classes"] = len(state["classifier.weight"])
     try:
-        network = timm.create_model(arch, pretrained=download, **kwargs)
+        network: Any = timm.create_model(arch, pretrained=download, **kwargs)
     except Exception as error:  # hub clients raise their own families of network errors
         if not download:
             raise

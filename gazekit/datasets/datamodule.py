@@ -82,7 +82,7 @@ class StimulusItems(Dataset[_Item]):
         image, features = None, None
         if self.feature_paths is not None:
             features = read_features(self.feature_paths[index])
-        else:
+        elif self.decode:
             image = read_image(self.paths[index], self.frame_wh_px(index))
         return _Item(self.names[index], image, features, *self._trials[index])
 

@@ -109,6 +109,7 @@ def data_folder(name: str, root: Path | str | None, marker: Iterable[str]) -> Pa
     """The folder that holds dataset `name`.
 
     Args:
+        name: The dataset.
         root: A data folder (with `name` inside) or the dataset's own folder. None looks in
             ``$GAZEKIT_DATA`` and then in the cache.
         marker: Files or folders that the dataset's own folder must contain.

@@ -47,7 +47,8 @@ def load_osie(root: Path | str | None = None, strict: bool = False) -> GazeDatas
         first = fixations[off].iloc[0]
         raise InputError(
             f"{folder / _EYE_FILE}: {int(off.sum())} fixations lie outside their image (first: stimulus "
-            f"{first['stimulus']}, subject {first['subject']}, (x, y) = ({first['x_px']:.1f}, {first['y_px']:.1f}) px); "
+            f"{first['stimulus']}, subject {first['subject']}, (x, y) = ({first['x_px']:.1f}, "
+            f"{first['y_px']:.1f}) px); "
             f"the release has none, so the file is damaged or rescaled; {_MEND}"
         )
     expected = card.expect["stimuli"]
@@ -94,7 +95,8 @@ def _check_whole(path: Path) -> None:
 
 
 def _tables(released: list[tuple[str, list[Any]]], path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    parts, trials = [], []
+    parts: list[dict[str, Any]] = []
+    trials: list[dict[str, Any]] = []
     for image, subjects in released:
         for number, record in enumerate(subjects, start=1):
             try:

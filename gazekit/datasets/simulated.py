@@ -95,14 +95,16 @@ def priority_map(rgb: NDArray[np.float64], px_per_dva: float, observer: Mapping[
     rows, columns = np.mgrid[0:height, 0:width] + 0.5
     sq_dist = (columns - width / 2.0) ** 2 + (rows - height / 2.0) ** 2
     priority = salient * np.exp(-sq_dist / (2.0 * (observer["center_bias_sigma_of_width"] * width) ** 2))
-    return priority / priority.sum()
+    normalized: NDArray[np.float64] = priority / priority.sum()
+    return normalized
 
 
 def _simulate(
     stimuli: pd.DataFrame, card: Card, observer: Mapping[str, Any], rng: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     px_per_dva = card.screen.px_per_dva
-    parts, trials = [], []
+    parts: list[pd.DataFrame] = []
+    trials: list[dict[str, Any]] = []
     for stimulus, path in zip(stimuli["stimulus"], stimuli["path"], strict=True):
         with Image.open(path) as image:
             rgb = np.asarray(image.convert("RGB"), dtype=np.float64) / 255.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -45,26 +46,23 @@ def run_evaluation(
 def print_table(evaluation: Evaluation, summary: pd.DataFrame) -> None:
     """The scores as text: mean, interval, share of the ceiling; one block per metric."""
     record = evaluation.record
-    simulated = " SIMULATED" if record["data"]["simulated"] else ""
+    data = record["data"]
     click.echo(
-        f"\n{record['protocol']['name']} v{record['protocol']['version']} on {record['data']['label']}, split "
-        f"{record['split']}: {record['data']['stimuli_scored']} images, {record['data']['trials_scored']} trials{simulated}"
+        f"\n{record['protocol']['name']} v{record['protocol']['version']} on {data['label']}, split "
+        f"{record['split']}: {data['stimuli_scored']} images, {data['trials_scored']} trials"
     )
     width = max(len(name) for name in summary["model"]) + 2
     level = round(100 * record["protocol"]["intervals"]["level"])
-    click.echo(
-        f"{'metric':10}{'model':{width}}{'mean':>9}{f'{level} % interval':>20}{'of ceiling':>12}{'n valid / n total':>20}"
-    )
+    titles = ("metric", "model", "mean", f"{level} % interval", "of ceiling", "n valid / n total")
+    click.echo("{:14}{:{w}}{:>9}{:>20}{:>12}{:>20}".format(*titles, w=width))
     for metric, rows in summary.groupby("metric", sort=False):
         info = METRICS[str(metric)]
-        for i, row in enumerate(rows.itertuples(index=False)):
+        for i, row in enumerate(rows.to_dict("records")):
             head = f"{info.label} {'↑' if info.higher_is_better else '↓'}" if i == 0 else info.unit if i == 1 else ""
-            interval = f"{number(row.low)} to {number(row.high)}" if row.low == row.low else ""
-            share = f"{row.of_ceiling:.3f}" if row.of_ceiling == row.of_ceiling else ""
-            click.echo(
-                f"{head:10}{row.model:{width}}{number(row.mean):>9}{interval:>20}{share:>12}"
-                f"{f'{row.n_valid} / {row.n_total}':>20}"
-            )
+            interval = f"{number(row['low'])} to {number(row['high'])}" if np.isfinite(row["low"]) else ""
+            share = f"{row['of_ceiling']:.3f}" if np.isfinite(row["of_ceiling"]) else ""
+            counts = f"{row['n_valid']} / {row['n_total']}"
+            click.echo(f"{head:14}{row['model']:{width}}{number(row['mean']):>9}{interval:>20}{share:>12}{counts:>20}")
     seen = evaluation.scores.query("seen_in_training")
     for name, rows in seen.groupby("model"):
         click.echo(f"note: {name} was trained on {rows['stimulus'].nunique()} of the scored images")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def scores_figure(summary: pd.DataFrame, metrics: Sequence[str], roles: Mapping[
 
     """
     colors = model_colors(roles)
-    names = [name for name in roles][::-1]
+    names = list(roles)[::-1]
     columns = 2
     n_rows = -(-len(metrics) // columns)
     figure = Figure(figsize=(7.2, 0.55 + n_rows * (0.75 + 0.27 * len(names))), layout="constrained")
@@ -110,7 +111,7 @@ def map_panel(image: NDArray[np.uint8], density: NDArray[np.float64]) -> Figure:
     axis.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=255)
     order = np.sort(density.ravel())[::-1]
     mass = np.cumsum(order)
-    levels = [float(order[min(len(order) - 1, np.searchsorted(mass, share))]) for share in (0.75, 0.5, 0.25)]
+    levels = [float(order[min(len(order) - 1, int(np.searchsorted(mass, share)))]) for share in (0.75, 0.5, 0.25)]
     relative = np.clip(density / max(levels[2], 1e-300), 0.0, 1.0)
     axis.imshow(relative, cmap="inferno", alpha=0.15 + 0.65 * np.sqrt(relative), vmin=0, vmax=1)
     if len(set(levels)) == len(levels):
@@ -140,7 +141,7 @@ def points_panel(image: NDArray[np.uint8], xy: NDArray[np.float64]) -> Figure:
     return figure
 
 
-def _frame(width: int, height: int) -> tuple[Figure, object]:
+def _frame(width: int, height: int) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(3.6, 3.6 * height / width), dpi=110)
     axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axis.set_axis_off()

@@ -35,7 +35,8 @@ def resampling_weights(n_images: int, draws: int, seed: int) -> NDArray[np.float
     """(draws, n_images) how often each image is drawn in each resample, divided by n_images."""
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(n_images, np.full(n_images, 1.0 / n_images), size=draws)
-    return counts / n_images
+    share: NDArray[np.float64] = counts / n_images
+    return share
 
 
 def interval(draws: NDArray[np.float64], level: float) -> tuple[float, float]:

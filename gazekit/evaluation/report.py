@@ -121,7 +121,7 @@ def _cases(evaluation: Evaluation, roles: dict[str, str]) -> list[dict[str, Any]
         if contestant.role != "model":
             continue
         gap = table.loc[contestant.name] - (table.loc[ceiling] if ceiling else 0.0)
-        order = gap.dropna().sort_values(ascending=METRICS[metric].higher_is_better)
+        order = pd.Series(gap).dropna().sort_values(ascending=METRICS[metric].higher_is_better)
         worst, best = list(order.index[:_N_CASES]), list(order.index[::-1][:_N_CASES])
         for title, names in (("best", best), ("worst", worst)):
             for name in names:

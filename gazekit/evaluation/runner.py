@@ -111,7 +111,7 @@ def evaluate(
     table = apply_fixation_rules(data, protocol)
     contestants = gather(protocol, models, table, data, device)
     items = StimulusItems(replace(scored, fixations=_of(table, scored)), _grid(protocol))
-    shuffled = _Shuffled(table, data, protocol)
+    shuffled = ShuffledFixations(table, data)
     parts_folder = out / "parts"
     common = {
         "protocol": protocol.as_dict(), "data": data.fingerprint(), "code": source_digest(), "device": device,
@@ -189,7 +189,7 @@ def gather(
     contestants = [_builtin(name, "control", table, data) for name in protocol.controls]
     for given in models:
         if given in MODELS:
-            cls = MODELS.load(given)
+            cls: Any = MODELS.load(given)
             if not cls.fits_fixations and given != "uniform":
                 raise InputError(f"model {given!r} needs training; give its checkpoint file, written by 'gazekit fit'")
             if given not in {c.name for c in contestants} | {protocol.ceiling}:
@@ -224,10 +224,10 @@ def _unique(name: str, taken: set[str]) -> str:
     return name if name not in taken else next(n for i in range(2, 99) if (n := f"{name}-{i}") not in taken)
 
 
-class _Shuffled:
+class ShuffledFixations:
     """Fixations on all other images, in the frame of the scored one: the negatives of the shuffled AUC."""
 
-    def __init__(self, table: pd.DataFrame, data: GazeDataset, protocol: Protocol) -> None:
+    def __init__(self, table: pd.DataFrame, data: GazeDataset) -> None:
         scored = table[table["scored"]]
         sizes = data.stimuli.set_index("stimulus").loc[scored["stimulus"], ["width_px", "height_px"]].to_numpy(float)
         self._relative = torch.from_numpy(scored[["x_px", "y_px"]].to_numpy() / sizes)
@@ -250,7 +250,7 @@ def _of(table: pd.DataFrame, scored: GazeDataset) -> pd.DataFrame:
 
 @torch.inference_mode()
 def _run_piece(
-    contestant: Contestant, baseline: GazeModel, items: StimulusItems, rows: range, shuffled: _Shuffled,
+    contestant: Contestant, baseline: GazeModel, items: StimulusItems, rows: range, shuffled: ShuffledFixations,
     protocol: Protocol, device: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     scores, samples = [], []
@@ -276,7 +276,12 @@ def _scored(batch: TrialBatch, is_scored: pd.Series) -> Tensor:
 
 
 def _score_stimulus(
-    model: GazeModel, baseline: GazeModel, batch: TrialBatch, scored: Tensor, shuffled: _Shuffled, protocol: Protocol
+    model: GazeModel,
+    baseline: GazeModel,
+    batch: TrialBatch,
+    scored: Tensor,
+    shuffled: ShuffledFixations,
+    protocol: Protocol,
 ) -> pd.DataFrame:
     """One row per trial on the batch's one stimulus."""
     wanted = [METRICS[name] for name in protocol.metrics]

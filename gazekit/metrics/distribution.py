@@ -102,8 +102,8 @@ class _Affine(NamedTuple):
     offset: Tensor | None  # None for 0
     finite: Tensor  # (b,) bool: neither NaN nor infinity in the map
 
-    def blocks(self, x: Tensor) -> Iterator[Tensor]:
-        for block in blocks(x):
+    def blocks(self, x: Tensor, n_rows: int) -> Iterator[Tensor]:
+        for block in blocks(x, n_rows):
             scaled = (block if self.shift is None else block - self.shift) * self.scale
             yield scaled if self.offset is None else scaled + self.offset
 
@@ -135,12 +135,14 @@ def _compare(
 def _pieces(maps: Tensor, prepare: Callable[[Tensor], _Affine]) -> Iterator[tuple[Iterable[Tensor], Tensor]]:
     """For some maps at a time their prepared blocks, and which are finite; a shared map repeats without end."""
     shared = is_shared(maps)
-    for chunk in (maps[:1],) if shared else maps.split(rows_per_chunk(maps)):
+    # The same for both maps of a comparison, shared or not, so that their blocks match.
+    n_rows = rows_per_chunk(maps)
+    for chunk in (maps[:1],) if shared else maps.split(n_rows):
         x = chunk.flatten(1)
         affine = prepare(x)
         if shared:
-            yield from itertools.repeat((list(affine.blocks(x)), affine.finite))
-        yield affine.blocks(x), affine.finite
+            yield from itertools.repeat((list(affine.blocks(x, n_rows)), affine.finite))
+        yield affine.blocks(x, n_rows), affine.finite
 
 
 def _standard(x: Tensor) -> _Affine:

@@ -17,9 +17,13 @@ from torch import Tensor
 _CPU_BLOCK, _GPU_BLOCK = 2**15 - 2**9, 2**24
 
 
-def blocks(maps: Tensor) -> Iterable[Tensor]:
-    """(b, P) maps -> (b, p) float64 pieces, left to right."""
-    width = max(1, (_GPU_BLOCK if maps.is_cuda else _CPU_BLOCK) // max(1, len(maps)))
+def blocks(maps: Tensor, n_rows: int | None = None) -> Iterable[Tensor]:
+    """(b, P) maps -> (b, p) float64 pieces, left to right.
+
+    The pieces are as wide as `n_rows` (by default b) maps at a time allow, so that maps that are
+    worked on together are cut at the same pixels.
+    """
+    width = max(1, (_GPU_BLOCK if maps.is_cuda else _CPU_BLOCK) // max(1, n_rows or len(maps)))
     return (block.double() for block in maps.split(width, dim=1))
 
 

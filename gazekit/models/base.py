@@ -62,7 +62,7 @@ class GazeModel(L.LightningModule):
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> GazeModel:
         """An instance with the checkpoint's hyper-parameters, its weights not yet loaded."""
-        return cls(**checkpoint.get("hyper_parameters", {}))
+        return cls(**constructor_arguments(checkpoint))
 
     def feature_spec(self, size_wh_px: tuple[int, int] | None) -> dict[str, Any] | None:
         """What shapes the features that :meth:`encode` gives, or None if there is nothing to cache."""
@@ -135,7 +135,6 @@ class GazeModel(L.LightningModule):
         The fixations of `batch` are not looked at.
         """
         maps = self.log_density(batch)
-        width, height = batch.size_wh_px
         paths = [sample_positions(m[None], n * length, generator)[0] for m in maps]
         xy = torch.stack(paths).view(len(batch), n, length, 2)
         return Scanpaths(xy, torch.ones(xy.shape[:-1], dtype=torch.bool, device=xy.device))
@@ -144,6 +143,12 @@ class GazeModel(L.LightningModule):
         from gazekit.models.registry import model_name
 
         checkpoint["gazekit_model"] = model_name(self)
+
+
+def constructor_arguments(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters in a checkpoint, without the notes that Lightning's command line adds to them."""
+    hyper_parameters = checkpoint.get("hyper_parameters", {})
+    return {key: value for key, value in hyper_parameters.items() if not key.startswith("_")}
 
 
 def seed_of(*parts: object) -> int:

@@ -36,7 +36,8 @@ class CenterBias(FixationMemory):
         if len(rows):
             # A difference of two sums can round to a tiny negative where nobody else looked.
             others = (others - self.mass(rows, size_wh_px, sigma)).clamp_(min=0.0)
-        return (1.0 - uniform) * others / others.sum() + uniform / others.numel()
+        density: Tensor = (1.0 - uniform) * others / others.sum() + uniform / others.numel()
+        return density
 
     def _total(self, size_wh_px: tuple[int, int], sigma_of_width: float) -> Tensor:
         key = (*size_wh_px, sigma_of_width)

@@ -131,4 +131,5 @@ def mixture_weights(
 def image_weights(stimulus: NDArray[np.int64]) -> NDArray[np.float64]:
     """(N,) weights that give every stimulus the same say, however many fixations it has."""
     counts = np.bincount(stimulus)
-    return 1.0 / (counts[stimulus] * (counts > 0).sum())
+    weights: NDArray[np.float64] = 1.0 / (counts[stimulus] * (counts > 0).sum())
+    return weights

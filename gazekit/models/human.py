@@ -161,7 +161,7 @@ class ShuffledHuman(Human):
         names = sorted(self.memory["stimuli"])
         order = np.random.default_rng(self.seed).permutation(len(names))
         place = int(np.flatnonzero(order == names.index(stimulus))[0]) if stimulus in self._row_of else 0
-        return names[order[(place + 1) % len(names)]]
+        return str(names[order[(place + 1) % len(names)]])
 
     def log_density(self, batch: TrialBatch) -> Tensor:
         maps = [self._densities(self.partner(name), name, [None], batch.size_wh_px)[0] for name in batch.stimulus]

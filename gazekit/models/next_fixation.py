@@ -24,7 +24,7 @@ from gazekit.backbones import WeightsSource
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
-from gazekit.models.base import GazeModel, sample_positions, seed_of
+from gazekit.models.base import GazeModel, constructor_arguments, sample_positions, seed_of
 from gazekit.models.registry import load_model
 from gazekit.models.saliency_readout import SaliencyReadout, at_nodes, blur, node_areas, warmup_cosine
 
@@ -112,8 +112,8 @@ class NextFixation(GazeModel):
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> NextFixation:
         # The static model's weights are in the checkpoint: its own file is not needed any more.
         static = checkpoint["static"]
-        arguments = {**checkpoint["hyper_parameters"], "static": None}
-        model = cls(**{**arguments, "static_args": {**static["hyper_parameters"], "weights": None}})
+        arguments = {**constructor_arguments(checkpoint), "static": None}
+        model = cls(**{**arguments, "static_args": {**constructor_arguments(static), "weights": None}})
         model.static.source = WeightsSource(**static["backbone_source"])
         model.static.train_stimuli, model.static.train_dataset = static["train_stimuli"], static["train_dataset"]
         return model
@@ -201,7 +201,8 @@ class NextFixation(GazeModel):
         far = length.log1p()[:, None].expand(*described.shape[:2], 1)
         hidden = hidden + self.turn(torch.cat([described, far], -1)) * known[:, None, None]
         added = self.out(F.silu(self.mix(F.silu(hidden))))[..., 0]
-        return added + static * (1.0 + context[:, _HIDDEN, None]) + bias * context[:, _HIDDEN + 1, None]
+        score: Tensor = added + static * (1.0 + context[:, _HIDDEN, None]) + bias * context[:, _HIDDEN + 1, None]
+        return score
 
     def node_log_density(self, scene: _Scene, stimulus: Tensor, history: Tensor, size_dva: Tensor) -> Tensor:
         """(N, h, w) normalised log-density on the nodes for N histories; see :meth:`_context` for the arguments."""

@@ -90,7 +90,7 @@ def load_model(path: Path | str, expect: str | None = None) -> GazeModel:
     name = checkpoint["gazekit_model"]
     if expect is not None and name != expect:
         raise InputError(f"{path}: checkpoint of model {name!r}, expected {expect!r}; give the checkpoint that fits")
-    model_class = MODELS.load(name)
+    model_class: Any = MODELS.load(name)
     model: GazeModel = model_class.from_checkpoint(checkpoint)
     try:
         model.load_state_dict(checkpoint["state_dict"])

@@ -28,7 +28,7 @@ from gazekit.backbones import WeightsSource, create_backbone
 from gazekit.batch import TrialBatch
 from gazekit.density import count_fixations, gaussian_operators, normalize_log_density
 from gazekit.errors import InputError
-from gazekit.models.base import GazeModel, seed_of
+from gazekit.models.base import GazeModel, constructor_arguments, seed_of
 
 # Linear bottlenecks of MobileNetV2: the coarse scale adds what is large in the image.
 _TAPS = ("blocks.2", "blocks.3", "blocks.4", "blocks.5")
@@ -109,7 +109,7 @@ class SaliencyReadout(GazeModel):
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> SaliencyReadout:
         # The weights are in the checkpoint: nothing is downloaded, and no file is looked for.
-        model = cls(**{**checkpoint["hyper_parameters"], "weights": None})
+        model = cls(**{**constructor_arguments(checkpoint), "weights": None})
         model.source = WeightsSource(**checkpoint["backbone_source"])
         model.train_stimuli, model.train_dataset = checkpoint["train_stimuli"], checkpoint["train_dataset"]
         return model
@@ -230,7 +230,9 @@ class SaliencyReadout(GazeModel):
         self, batches: Iterable[TrialBatch], fixations: pd.DataFrame, stimuli: pd.DataFrame, card: str
     ) -> None:
         self.train_stimuli, self.train_dataset = stimuli["stimulus"].tolist(), card
-        n, total, squares = 0, [], []
+        n = 0
+        total: list[Tensor] = []
+        squares: list[Tensor] = []
         px_per_dva = width = 0.0
         with torch.no_grad():
             for batch in islice(batches, _N_CALIBRATION):

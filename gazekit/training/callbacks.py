@@ -29,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         del weights_only
-        return super().load_checkpoint(path, map_location or "cpu", weights_only=True)
+        return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -45,7 +45,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        assert isinstance(pl_module, GazeModel) and self.dirpath is not None
+        assert isinstance(pl_module, GazeModel)
+        assert self.dirpath is not None
         final = Path(self.dirpath) / f"{model_name(pl_module)}.ckpt"
         trainer.save_checkpoint(final, weights_only=True)
         if trainer.is_global_zero:
@@ -136,7 +137,8 @@ class ScanpathWriter(BasePredictionWriter):
         self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: Any, batch_indices: Any, batch: Any,
         batch_idx: int, dataloader_idx: int,
     ) -> None:  # fmt: skip
-        assert isinstance(prediction, Scanpaths) and isinstance(batch, TrialBatch) and isinstance(pl_module, GazeModel)
+        assert isinstance(prediction, Scanpaths)
+        assert isinstance(pl_module, GazeModel)
         self._rows.append(scanpath_table(prediction, batch.stimulus, model_name(pl_module)))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

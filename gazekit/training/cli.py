@@ -49,7 +49,8 @@ class GazeCLI(LightningCLI):
 
     def _prepare(self) -> None:
         model, data = self.model, self.datamodule
-        assert isinstance(model, GazeModel) and isinstance(data, ScanpathDataModule)
+        assert isinstance(model, GazeModel)
+        assert isinstance(data, ScanpathDataModule)
         self._check_checkpoint(model)
         config = self._get(self.config_init, "predict")
         model.predict_paths, model.predict_length = config["paths"], config["length"]
@@ -57,6 +58,7 @@ class GazeCLI(LightningCLI):
             data.feature_cache = cache_features(model, data.data, data.size_wh_px, device=_device(self.trainer))
         if self.subcommand == "fit":
             train = data.data.split(data.splits["train"])
+            model.train()
             model.prepare_fit(data.stimulus_batches("train"), train.fixations, train.stimuli, train.name)
 
     def _check_checkpoint(self, model: GazeModel) -> None:
@@ -84,6 +86,11 @@ def run(subcommand: str, arguments: list[str]) -> None:
             # Lightning's advice on worker counts and idle accelerators is not about this command.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            # A frozen backbone stays in evaluation mode on purpose; a run's own folder is not empty when it resumes.
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+            # Lightning's own use of PyTorch.
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
             try:
                 GazeCLI(
                     GazeModel,

@@ -574,3 +574,19 @@ def test_message_gives_the_sum_of_the_map_it_names():
     valid[0] = False
     with pytest.raises(InputError, match=r"trial 1, .* sum to 2, not 1"):
         gm.log_likelihood(maps, scene.xy_px, valid)
+
+
+@pytest.mark.parametrize("metric", [gm.cc, gm.sim, gm.kld])
+def test_one_shared_map_against_many_equals_copies_of_it_at_any_size(metric):
+    """Large enough for several blocks per map and several maps per block: their cuts must agree."""
+    generator = torch.Generator().manual_seed(3)
+    for height, width in ((30, 41), (300, 401)):
+        one = torch.rand(1, height, width, generator=generator)
+        many = torch.rand(5, height, width, generator=generator)
+        # The same float64 sums over other blocks.
+        torch.testing.assert_close(
+            metric(one.expand(5, -1, -1), many), metric(one.repeat(5, 1, 1), many), rtol=1e-12, atol=0
+        )
+        torch.testing.assert_close(
+            metric(many, one.expand(5, -1, -1)), metric(many, one.repeat(5, 1, 1)), rtol=1e-12, atol=0
+        )
