@@ -74,10 +74,10 @@ class Screen:
         """
         offset_px = np.asarray(xy_px, dtype=np.float64) - np.asarray(self.size_wh_px) / 2.0
         if self.size_wh_cm is None or self.distance_cm is None:
-            linear: NDArray[np.float64] = offset_px / self.px_per_dva
-            return linear
+            return offset_px / self.px_per_dva
         offset_cm = offset_px * np.asarray(self.size_wh_cm) / np.asarray(self.size_wh_px)
-        return np.degrees(np.arctan(offset_cm / self.distance_cm))
+        exact: NDArray[np.float64] = np.degrees(np.arctan(offset_cm / self.distance_cm))
+        return exact
 
     def to_px(self, xy_dva: ArrayLike) -> NDArray[np.float64]:
         """Inverse of :meth:`to_dva`: (..., 2) angles from the center -> (..., 2) pixels."""

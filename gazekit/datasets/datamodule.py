@@ -42,13 +42,18 @@ class StimulusItems(Dataset[_Item]):
         data: What to serve.
         size_wh_px: Frame of image and fixations; None is each stimulus's own size.
         cache: Serve cached features in place of images, for stimuli that are all in it.
+        decode: Read images at all; False serves the trials alone.
 
     """
 
     def __init__(
-        self, data: GazeDataset, size_wh_px: tuple[int, int] | None = None, cache: FeatureCache | None = None
+        self,
+        data: GazeDataset,
+        size_wh_px: tuple[int, int] | None = None,
+        cache: FeatureCache | None = None,
+        decode: bool = True,
     ) -> None:
-        self.data = data
+        self.data, self.decode = data, decode
         self.size_wh_px = size_wh_px
         self.names = data.stimuli["stimulus"].tolist()
         self.row_of = {name: row for row, name in enumerate(self.names)}

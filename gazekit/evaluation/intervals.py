@@ -101,4 +101,5 @@ def _weighted_means(weights: NDArray[np.float64], values: NDArray[np.float64]) -
     valid = ~np.isnan(values)
     total = weights[:, valid].sum(1)
     sums = weights[:, valid] @ values[valid]
-    return np.divide(sums, total, out=np.full(len(weights), np.nan), where=total > 0)
+    means: NDArray[np.float64] = np.divide(sums, total, out=np.full(len(weights), np.nan), where=total > 0)
+    return means
