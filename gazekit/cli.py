@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -12,6 +13,10 @@ import click
 
 from gazekit import __version__
 from gazekit.errors import InputError
+
+# OpenMP's threads spin while they wait, which slows PyTorch down many times over as soon as another
+# process wants the same cores. It is read when PyTorch is imported, so it is set before that.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class _OneLineErrors(click.Group):

@@ -142,7 +142,7 @@ class NextFixation(GazeModel):
         h, w = static.shape[-2:]
         # The static density relative to the image's mean is one more thing that is where it is.
         relative = (static - static.mean((1, 2), keepdim=True)) / 3.0
-        content = blur(torch.cat([content, relative[:, None]], 1), self.log_blur_nodes.exp(), radius=6)
+        content = blur(torch.cat([content, relative[:, None]], 1), self.log_blur_nodes.exp())
         content = content.flatten(2).transpose(1, 2)
         width, height = batch.size_wh_px
         y = torch.linspace(0.5, height - 0.5, h, device=batch.device) / batch.px_per_dva

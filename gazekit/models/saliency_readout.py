@@ -315,15 +315,18 @@ def node_areas(maps: Tensor) -> Tensor:
     return rows[:, None] * columns
 
 
-def blur(maps: Tensor, sigma_nodes: Tensor, radius: int = 9) -> Tensor:
-    """(S, C, h, w) -> the same, filtered by a Gaussian whose SD can be learned; edges repeat."""
-    offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
-    kernel = torch.exp(-offsets.square() / (2.0 * sigma_nodes.square()))
-    kernel = kernel / kernel.sum()
-    flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    flat = F.pad(flat, (radius,) * 4, mode="replicate")
-    flat = F.conv2d(F.conv2d(flat, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    return flat.view(maps.shape)
+def blur(maps: Tensor, sigma_nodes: Tensor) -> Tensor:
+    """(S, C, h, w) -> the same, filtered by a Gaussian whose SD can be learned; it narrows at the edges.
+
+    Two matrix products: on a CPU far quicker than a convolution's backward pass on few channels.
+    """
+
+    def operator(n: int) -> Tensor:
+        place = torch.arange(n, device=maps.device, dtype=maps.dtype)
+        kernel = torch.exp(-(place[:, None] - place).square() / (2.0 * sigma_nodes.square()))
+        return kernel / kernel.sum(1, keepdim=True)
+
+    return operator(maps.shape[-2]) @ maps @ operator(maps.shape[-1]).mT
 
 
 def node_targets(batch: TrialBatch, scored: Tensor, hw: Sequence[int]) -> Tensor:
