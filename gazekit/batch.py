@@ -76,6 +76,19 @@ class TrialBatch:
             return maps.expand(len(self), *maps.shape[1:])
         return maps[self.stimulus_of_trial]
 
+    def stimulus_alone(self, row: int) -> TrialBatch:
+        """Stimulus `row` with the first of its trials."""
+        trial = int((self.stimulus_of_trial == row).nonzero()[0])
+        one = self.trials(trial, trial + 1)
+        pick = slice(row, row + 1)
+        return replace(
+            one,
+            stimulus=self.stimulus[pick],
+            image=None if self.image is None else self.image[pick],
+            features=None if self.features is None else tuple(f[pick] for f in self.features),
+            stimulus_of_trial=torch.zeros_like(one.stimulus_of_trial),
+        )
+
     def trials(self, start: int, stop: int) -> TrialBatch:
         """Trials `start` up to `stop`, with all stimuli kept."""
         part = slice(start, stop)

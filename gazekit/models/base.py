@@ -109,21 +109,20 @@ class GazeModel(L.LightningModule):
 
     def log_density(self, batch: TrialBatch) -> Tensor:
         """(B, H, W) natural-log density over pixels, its exponentials summing to one."""
-        # A fixed seed: the same map for the same image, whatever was drawn before.
-        generator = torch.Generator(device="cpu").manual_seed(0)
-        one_each = first_trial_of_each_stimulus(batch)
-        paths = self.sample(one_each, self.marginal_paths, self.marginal_length, generator)
-        total: Tensor | None = None
-        for i in range(self.marginal_paths):
-            valid = paths.valid[:, i]
-            sampled = replace(
-                one_each, xy_px=paths.xy_px[:, i], valid=valid, duration_s=torch.full(valid.shape, torch.nan)
-            )
-            # Fixation 0 comes from the model's start, not from its history.
-            density = self.conditional_log_density(sampled)[:, 1:].double().exp().sum(1)
-            total = density if total is None else total + density
-        assert total is not None
-        return batch.per_trial(normalize_log_density(total.log()).float())
+        maps = []
+        for row in range(len(batch.stimulus)):
+            one = batch.stimulus_alone(row)
+            paths = self.sample(one, self.marginal_paths, self.marginal_length, marginal_generator(one))
+            total: Tensor | None = None
+            for i in range(self.marginal_paths):
+                valid = paths.valid[:, i]
+                sampled = replace(one, xy_px=paths.xy_px[:, i], valid=valid, duration_s=torch.zeros(valid.shape))
+                # The first fixation comes from where scanpaths begin, not from a history.
+                density = self.conditional_log_density(sampled)[:, 1:].double().exp().sum(1)
+                total = density if total is None else total + density
+            assert total is not None
+            maps.append(normalize_log_density(total.log()).float())
+        return batch.per_trial(torch.cat(maps))
 
     def conditional_log_density(self, batch: TrialBatch) -> Tensor:
         """(B, T, H, W) natural-log density before each fixation, given the fixations before it."""
@@ -154,6 +153,11 @@ def constructor_arguments(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def seed_of(*parts: object) -> int:
     """A seed from plain values, the same in every process and on every machine."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
+
+
+def marginal_generator(batch: TrialBatch) -> torch.Generator:
+    """The draws behind a scanpath model's spatial density: always the same ones for the same stimulus."""
+    return torch.Generator().manual_seed(seed_of("marginal", *batch.stimulus))
 
 
 def sample_positions(log_density: Tensor, n: int, generator: torch.Generator) -> Tensor:

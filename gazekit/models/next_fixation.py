@@ -24,7 +24,7 @@ from gazekit.backbones import WeightsSource
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
-from gazekit.models.base import GazeModel, constructor_arguments, sample_positions, seed_of
+from gazekit.models.base import GazeModel, constructor_arguments, marginal_generator, sample_positions, seed_of
 from gazekit.models.registry import load_model
 from gazekit.models.saliency_readout import SaliencyReadout, at_nodes, blur, node_areas, warmup_cosine
 
@@ -244,20 +244,38 @@ class NextFixation(GazeModel):
             maps[:, t] = normalize_log_density(at_nodes(nodes[:, t : t + 1], (height, width))[:, 0])
         return maps
 
-    @torch.no_grad()
     def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:
+        return self._walk(batch, n, length, generator)[0]
+
+    def log_density(self, batch: TrialBatch) -> Tensor:
+        """(B, H, W) where sampled scanpaths look: the mean of their conditional densities after the first fixation."""
+        width, height = batch.size_wh_px
+        maps = []
+        for row in range(len(batch.stimulus)):
+            one = batch.stimulus_alone(row)
+            # Averaged on the nodes: the base class's average over full-size maps would take minutes.
+            _, nodes = self._walk(one, self.marginal_paths, self.marginal_length, marginal_generator(one))
+            maps.append(normalize_log_density(at_nodes(nodes.log()[:, None], (height, width))[:, 0]))
+        return batch.per_trial(torch.cat(maps))
+
+    @torch.no_grad()
+    def _walk(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> tuple[Scanpaths, Tensor]:
+        """Sampled scanpaths, and (1, h, w) their mean conditional density on the nodes, fixation 0 left out."""
         scene = self.scene(batch)
         size_dva = torch.tensor(batch.size_wh_px, device=batch.device) / batch.px_per_dva
         stimulus = batch.stimulus_of_trial.repeat_interleave(n)
         first = self._first_log_density(scene, size_dva)[batch.stimulus_of_trial].repeat_interleave(n, 0)
         path = [self._draw(first, scene, batch, generator)]
+        total = torch.zeros(scene.hw, dtype=torch.float64, device=batch.device)
         for _ in range(length - 1):
             recent = torch.stack(path[::-1][:_LAGS], 1) / batch.px_per_dva
             history = F.pad(recent, (0, 0, 0, _LAGS - recent.shape[1]), value=torch.nan)
             nodes = self.node_log_density(scene, stimulus, history, size_dva)
+            total += nodes.double().exp().sum(0)
             path.append(self._draw(nodes, scene, batch, generator))
         xy = torch.stack(path, 1).view(len(batch), n, length, 2)
-        return Scanpaths(xy, torch.ones(xy.shape[:-1], dtype=torch.bool, device=xy.device))
+        paths = Scanpaths(xy, torch.ones(xy.shape[:-1], dtype=torch.bool, device=xy.device))
+        return paths, (total / (max(1, length - 1) * len(stimulus)))[None].float()
 
     def _draw(self, nodes: Tensor, scene: _Scene, batch: TrialBatch, generator: torch.Generator) -> Tensor:
         """(N, h, w) log-density on nodes -> (N, 2) px, spread over the drawn node's cell."""

@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
+from gazekit.datasets import DATASETS
 from gazekit.datasets.datamodule import ScanpathDataModule
 from gazekit.errors import InputError
 from gazekit.models import GazeModel
@@ -31,6 +32,10 @@ class GazeCLI(LightningCLI):
         parser.add_argument("--cache_features", type=bool, default=True, help="Run a frozen backbone once per image.")
         parser.add_argument("--predict.paths", type=int, default=10, help="Scanpaths per image for 'predict'.")
         parser.add_argument("--predict.length", type=int, default=8, help="Fixations per predicted scanpath.")
+
+    def before_instantiate_classes(self) -> None:
+        # A wrong name or a missing folder is said before weights are downloaded.
+        DATASETS[self._get(self.config, "data.dataset")]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = Path(self._get(self.config_init, "trainer.default_root_dir") or "runs")
