@@ -73,9 +73,7 @@ class GazeDataset:
             InputError: The name is none of these, or the split is empty.
 
         """
-        wanted = set(SPLITS) if name == "all" else set(name.split("+"))
-        if unknown := wanted - set(SPLITS):
-            raise InputError(f"no split named {sorted(unknown)[0]!r}; known: all, {', '.join(SPLITS)}, or joined by +")
+        wanted = check_split_name(name)
         keep = self.stimuli.loc[self.stimuli["split"].isin(list(wanted)), "stimulus"]
         if keep.empty:
             raise InputError(f"{self.name}: split {name!r} holds none of the {len(self.stimuli)} stimuli here")
@@ -103,6 +101,18 @@ class GazeDataset:
         except (OSError, ValueError) as error:
             raise InputError(f"{folder}: not a folder written by to_parquet ({error})") from error
         return cls(**tables, card=Card.read(card))
+
+
+def check_split_name(name: str) -> set[str]:
+    """The splits that a name such as ``train+val`` or ``all`` stands for.
+
+    Raises:
+        InputError: It stands for none.
+    """
+    wanted = set(SPLITS) if name == "all" else set(name.split("+"))
+    if unknown := wanted - set(SPLITS):
+        raise InputError(f"no split named {sorted(unknown)[0]!r}; known: all, {', '.join(SPLITS)}, or joined by +")
+    return wanted
 
 
 def data_folder(name: str, root: Path | str | None, marker: Iterable[str]) -> Path:

@@ -17,7 +17,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from scipy.stats import gamma as gamma_density
 from skimage import data as photographs
 
 from gazekit.datasets.card import Card
@@ -151,7 +150,8 @@ def _scanpath(
         reach = observer["inhibition_sigma_dva"]
         inhibition = observer["inhibition_recovery"] * inhibition
         inhibition = np.maximum(inhibition, np.exp(-(dist_dva**2) / (2.0 * reach**2)))
-        # The gamma density is one over amplitude; dividing by the distance makes it one over area.
-        amplitude = gamma_density.pdf(dist_dva, observer["saccade_shape"], scale=observer["saccade_scale_dva"])
+        # A gamma density of amplitudes, unnormalised; dividing by the distance makes it one over area.
+        relative = dist_dva / observer["saccade_scale_dva"]
+        amplitude = relative ** (observer["saccade_shape"] - 1.0) * np.exp(-relative)
         weight = cells * amplitude / np.maximum(dist_dva, 0.5) * (1.0 - inhibition)
     return np.array(fixations)

@@ -25,6 +25,7 @@ import gazekit
 from gazekit.batch import TrialBatch
 from gazekit.datasets import GazeDataset, load
 from gazekit.datasets.datamodule import StimulusItems
+from gazekit.datasets.dataset import check_split_name
 from gazekit.density import fixation_density
 from gazekit.errors import InputError
 from gazekit.evaluation.protocol import Protocol
@@ -33,6 +34,7 @@ from gazekit.metrics import METRICS
 from gazekit.models import MODELS, GazeModel, create_model, load_model
 from gazekit.models.base import first_trial_of_each_stimulus, seed_of
 from gazekit.models.fixation_memory import FixationMemory
+from gazekit.models.registry import read_checkpoint
 from gazekit.tables import outside
 
 # Stimuli per saved piece, and conditional maps in memory at a time (600x800 float32: 2 MB each).
@@ -106,6 +108,9 @@ def evaluate(
         InputError: Data, a model or a fixation is not what the protocol needs.
 
     """
+    # What costs nothing to check comes before what takes minutes.
+    check_split_name(split or protocol.split)
+    check_models(models)
     data = load(protocol.dataset, root=data_root)
     scored = data.split(split or protocol.split)
     table = apply_fixation_rules(data, protocol)
@@ -152,6 +157,21 @@ def evaluate(
     return result
 
 
+def check_models(models: list[str]) -> None:
+    """Raise an InputError unless each is a checkpoint of gazekit's or a model that needs no training."""
+    for given in models:
+        if given not in MODELS:
+            read_checkpoint(given)
+        elif not needs_no_training(given):
+            raise InputError(f"model {given!r} needs training; give its checkpoint file, written by 'gazekit fit'")
+
+
+def needs_no_training(name: str) -> bool:
+    """Whether a registered model can be scored as it is, or after looking at the fixations."""
+    model_class: Any = MODELS.load(name)
+    return name == "uniform" or bool(model_class.fits_fixations)
+
+
 def apply_fixation_rules(data: GazeDataset, protocol: Protocol) -> pd.DataFrame:
     """The dataset's fixations with the boolean column ``scored``, after the protocol's rules.
 
@@ -189,9 +209,6 @@ def gather(
     contestants = [_builtin(name, "control", table, data) for name in protocol.controls]
     for given in models:
         if given in MODELS:
-            cls: Any = MODELS.load(given)
-            if not cls.fits_fixations and given != "uniform":
-                raise InputError(f"model {given!r} needs training; give its checkpoint file, written by 'gazekit fit'")
             if given not in {c.name for c in contestants} | {protocol.ceiling}:
                 contestants.append(_builtin(given, "model", table, data))
             continue

@@ -25,7 +25,7 @@ from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
 from gazekit.models.base import GazeModel, constructor_arguments, marginal_generator, sample_positions, seed_of
-from gazekit.models.registry import load_model
+from gazekit.models.registry import load_model, read_checkpoint
 from gazekit.models.saliency_readout import SaliencyReadout, at_nodes, blur, node_areas, warmup_cosine
 
 # Previous fixations that the model looks at; the rotated frame of the last saccade comes on top.
@@ -79,12 +79,15 @@ class NextFixation(GazeModel):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        # Kept apart: under Lightning's command line a model inside a model notes the outer one's arguments.
+        self._static_arguments = dict(static_args or {})
         if static is not None:
             restored = load_model(Path(static), expect="saliency_readout")
             assert isinstance(restored, SaliencyReadout)
             self.static = restored
+            self._static_arguments = constructor_arguments(read_checkpoint(static))
         else:
-            self.static = SaliencyReadout(**(static_args or {}))
+            self.static = SaliencyReadout(**self._static_arguments)
         self.static.requires_grad_(False)
         channels = self.static.content_channels + 1
         self.log_blur_nodes = nn.Parameter(torch.tensor(math.log(1.5)))
@@ -122,7 +125,7 @@ class NextFixation(GazeModel):
         super().on_save_checkpoint(checkpoint)
         static: dict[str, Any] = {}
         self.static.on_save_checkpoint(static)
-        checkpoint["static"] = {**static, "hyper_parameters": dict(self.static.hparams)}
+        checkpoint["static"] = {**static, "hyper_parameters": self._static_arguments}
 
     def provenance(self) -> dict[str, Any]:
         return self.static.provenance()

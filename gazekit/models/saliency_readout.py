@@ -187,16 +187,17 @@ class SaliencyReadout(GazeModel):
         width, height = size_wh_px
         hw = input_hw((height, width), 0)
         read_hw = nodes_hw(hw, _READ_STRIDE)
-        summed: dict[int, Tensor] = {}
+        summed: dict[tuple[int, int], Tensor] = {}
         for number, values in enumerate(maps):
             x = (values.float() - getattr(self, f"mean_{number}")) / getattr(self, f"sd_{number}")
             x = self.project[number](x if keep is None else x * keep[number])
-            summed[x.shape[-1]] = summed[x.shape[-1]] + x if x.shape[-1] in summed else x
+            key = (x.shape[-2], x.shape[-1])
+            summed[key] = summed[key] + x if key in summed else x
         # Coarse to fine, so that each map is upsampled as few times as possible.
         total: Tensor | None = None
         for key in sorted(summed):
             finer = summed[key]
-            total = finer if total is None else finer + at_nodes(total, (finer.shape[-2], finer.shape[-1]))
+            total = finer if total is None else finer + at_nodes(total, key)
         assert total is not None
         z = at_nodes(total, read_hw)
         n, _, h, w = z.shape

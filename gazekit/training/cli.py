@@ -94,7 +94,12 @@ def run(subcommand: str, arguments: list[str]) -> None:
             # A frozen backbone stays in evaluation mode on purpose; a run's own folder is not empty when it resumes.
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
-            # Lightning's own use of PyTorch.
+            # Recipes and model names are resolved first, so Lightning is given other words than were typed.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter.*")
+            # Lightning's own use of jsonargparse and PyTorch.
+            warnings.filterwarnings(
+                "ignore", category=DeprecationWarning, module=r"(pytorch_lightning|jsonargparse)\..*"
+            )
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
             try:
                 GazeCLI(
