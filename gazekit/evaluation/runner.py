@@ -277,6 +277,9 @@ def _run_piece(
     is_scored = items.data.fixations.set_index(["trial", "fixation"])["scored"]
     for batch in loader:
         batch = batch.to(device)
+        if contestant.model.feature_spec(batch.size_wh_px) is not None and batch.image is not None:
+            # The backbone runs once per image, not once per question asked about it.
+            batch = replace(batch, features=contestant.model.encode(batch.image))
         scores.append(_score_stimulus(contestant.model, baseline, batch, _scored(batch, is_scored), shuffled, protocol))
         samples.append(_sample_stimulus(contestant.model, batch, protocol))
     return pd.concat(scores, ignore_index=True), pd.concat(samples, ignore_index=True)

@@ -49,7 +49,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def fit(folder: Path, cache: Path, *words: str, epochs: int = 3, **kwargs) -> subprocess.CompletedProcess[str]:
+def fit(folder: Path, cache: Path, *words: str, epochs: int = 30, **kwargs) -> subprocess.CompletedProcess[str]:
     return gazekit(
         "fit", *SALIENCY, *FAST, "--trainer.max_epochs", str(epochs), "--trainer.check_val_every_n_epoch", str(epochs),
         "--trainer.default_root_dir", str(folder), *words, cache=cache, **kwargs,
@@ -69,7 +69,7 @@ def assert_same_weights(first: Path, second: Path, **tolerance) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """An uninterrupted run of three epochs."""
+    """An uninterrupted run of thirty epochs."""
     folder = tmp_path_factory.mktemp("whole")
     fit(folder, cache)
     return folder
@@ -99,8 +99,8 @@ def test_training_lowers_the_loss(whole):
 def test_a_killed_run_resumes_to_the_same_weights(whole, cache, tmp_path):
     """Killed without warning as soon as an epoch is on disk; then resumed."""
     words = [
-        sys.executable, "-m", "gazekit.cli", "fit", *SALIENCY, *FAST, "--trainer.max_epochs", "3",
-        "--trainer.check_val_every_n_epoch", "3", "--trainer.default_root_dir", str(tmp_path),
+        sys.executable, "-m", "gazekit.cli", "fit", *SALIENCY, *FAST, "--trainer.max_epochs", "30",
+        "--trainer.check_val_every_n_epoch", "30", "--trainer.default_root_dir", str(tmp_path),
     ]  # fmt: skip
     environment = {**os.environ, "GAZEKIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -111,7 +111,7 @@ def test_a_killed_run_resumes_to_the_same_weights(whole, cache, tmp_path):
     process.wait()
     assert (tmp_path / "last.ckpt").exists()
     stopped_at = read_checkpoint(tmp_path / "last.ckpt")["epoch"]
-    assert stopped_at < 2, "the run was over before it could be killed"
+    assert stopped_at < 29, "the run was over before it could be killed"
     fit(tmp_path, cache, "--ckpt_path", "last")
     assert_same_weights(whole / "saliency_readout.ckpt", tmp_path / "saliency_readout.ckpt", rtol=0, atol=0)
 
@@ -120,7 +120,7 @@ def test_a_killed_run_resumes_to_the_same_weights(whole, cache, tmp_path):
 def test_two_processes_train_to_the_same_weights_and_score_the_same(whole, cache, tmp_path):
     two = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
     fit(tmp_path, cache, *two)
-    # The same sums in another order, over 3 steps of AdamW.
+    # The same sums in another order, over 30 steps of AdamW.
     assert_same_weights(whole / "saliency_readout.ckpt", tmp_path / "saliency_readout.ckpt", rtol=1e-3, atol=1e-4)
     checkpoint = ["--ckpt_path", str(whole / "saliency_readout.ckpt")]
     results = []
