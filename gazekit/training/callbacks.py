@@ -39,7 +39,15 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(dirpath=folder, save_last=True, save_top_k=1, every_n_epochs=1, filename="epoch")
+        super().__init__(
+            dirpath=folder,
+            save_last=True,
+            save_top_k=1,
+            every_n_epochs=1,
+            # Not only when there is a validation: that comes once in many epochs.
+            save_on_train_epoch_end=True,
+            filename="epoch",
+        )
         # One file only: the newest epoch replaces the one before it.
         self.CHECKPOINT_NAME_LAST = "last"
 

@@ -38,6 +38,14 @@ SUMS_TO_ONE = 1e-4
 REORDERED = {"rtol": 0.0, "atol": 2e-4}
 
 every_model = pytest.mark.parametrize("name", sorted(MODELS))
+CLASSES = {name: MODELS.load(name) for name in sorted(MODELS)}
+trained_models = pytest.mark.parametrize(
+    "name", [name for name, cls in CLASSES.items() if cls.training_step is not L.LightningModule.training_step]
+)
+# The others replay recorded scanpaths.
+models_that_draw = pytest.mark.parametrize(
+    "name", [name for name, cls in CLASSES.items() if cls.sample is GazeModel.sample or cls.is_scanpath()]
+)
 
 
 def rng_of(*parts):
@@ -117,10 +125,6 @@ def build(name):
 def built(name):
     """Shared by the tests that only look."""
     return build(name)
-
-
-def is_trained(name):
-    return any(p.requires_grad for p in built(name).parameters())
 
 
 def mass(log_density):
@@ -303,11 +307,8 @@ def test_samples_do_not_look_at_the_batchs_fixations(name):
     assert torch.equal(sample(name, moved).xy_px, sample(name, batch).xy_px)
 
 
-@every_model
+@models_that_draw
 def test_first_fixations_follow_the_density(name):
-    model = built(name)
-    if type(model).sample is not GazeModel.sample and not model.is_scanpath():
-        pytest.skip(f"{name} draws recorded scanpaths, not its density")
     batch = make_batch(STIMULI[:1], SUBJECTS[:1])
     n = 4000
     xy = sample(name, batch, n=n, length=1).xy_px[0, :, 0]
@@ -338,11 +339,14 @@ def training_loss(model, batch):
 
 
 @every_model
+def test_what_trains_has_a_training_step(name):
+    """And what is fitted or fixed has no parameter that an optimiser would leave as it was."""
+    trains = any(p.requires_grad for p in built(name).parameters())
+    assert trains == (CLASSES[name].training_step is not L.LightningModule.training_step)
+
+
+@trained_models
 def test_every_trainable_parameter_gets_a_gradient(name):
-    if not is_trained(name):
-        # Nothing learned by gradients may be there by mistake.
-        assert not list(built(name).parameters())
-        return
     model = build(name).train()
     training_loss(model, make_batch(STIMULI[:3])).backward()
     trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
@@ -354,10 +358,8 @@ def test_every_trainable_parameter_gets_a_gradient(name):
     assert not frozen, f"frozen, yet with a gradient: {frozen}"
 
 
-@every_model
+@trained_models
 def test_a_step_lowers_the_loss(name):
-    if not is_trained(name):
-        pytest.skip(f"{name} has no trainable parameter")
     model, batch = build(name).train(), make_batch(STIMULI[:3])
     trainable = [p for p in model.parameters() if p.requires_grad]
     before = training_loss(model, batch)
@@ -372,7 +374,7 @@ def test_a_step_lowers_the_loss(name):
     assert training_loss(model, batch) < before.detach() - 2e-3 * norm
 
 
-@every_model
+@trained_models
 def test_frozen_backbones_rest_while_training(name):
     backbones = [m for m in built(name).modules() if isinstance(m, Backbone)]
     if not backbones:
@@ -382,6 +384,10 @@ def test_frozen_backbones_rest_while_training(name):
     assert model.training
     assert not any(m.training for m in backbone.modules())
     assert not any(p.requires_grad for p in backbone.parameters())
+    for key, module in model.named_modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            assert not module.training, f"{key} is frozen, yet in training mode"
     before = copy.deepcopy(backbone.state_dict())
     training_loss(model, make_batch(STIMULI[:2])).backward()
     # Running means of batch normalisation are buffers: they would move without any gradient.

@@ -25,7 +25,7 @@ FAST = [
     "--data.dataset", "simulated", "--data.batch_size", "4", "--data.num_workers", "0",
     "--data.train_split", "val", "--data.val_split", "val", "--data.test_split", "val",
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
-    "--trainer.enable_model_summary", "false",
+    "--trainer.enable_model_summary", "false", "--trainer.log_every_n_steps", "1",
 ]  # fmt: skip
 SALIENCY = [
     "--config", "saliency_readout", "--model.backbone", "mobilenetv2_035", "--model.weights", "null",
@@ -92,7 +92,9 @@ def test_fit_writes_a_checkpoint_that_restores_everything(whole):
 def test_training_lowers_the_loss(whole):
     with next(whole.glob("logs/version_0/metrics.csv")).open() as file:
         loss = [float(row["train/nll_nats_per_node"]) for row in csv.DictReader(file) if row["train/nll_nats_per_node"]]
-    assert loss[-1] < loss[0]
+    assert len(loss) == 30
+    # Means of ten steps: single ones jump with the images, mirroring and dropout.
+    assert sum(loss[-10:]) < sum(loss[:10])
 
 
 @pytest.mark.slow
