@@ -14,6 +14,7 @@ from gazekit.evaluation.protocol import Protocol
 from gazekit.evaluation.report import number, write_report
 from gazekit.evaluation.runner import Evaluation, evaluate
 from gazekit.files import written_aside
+from gazekit.memory import keep_freed_memory
 from gazekit.metrics import METRICS
 
 
@@ -23,6 +24,7 @@ def run_evaluation(
 ) -> Evaluation:  # fmt: skip
     """Evaluate with a progress bar; print and write what there is to see; return the evaluation."""
     protocol = Protocol.read(protocol_name)
+    keep_freed_memory()
     with tqdm(total=0, unit="image", desc="fitting controls") as bar:
 
         def progress(model: str, done: int, total: int) -> None:

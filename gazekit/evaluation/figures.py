@@ -27,82 +27,82 @@ def model_colors(roles: Mapping[str, str]) -> dict[str, str]:
     return {name: COLORS.get(role) or next(free) for name, role in roles.items()}
 
 
-def scores_figure(summary: pd.DataFrame, metrics: Sequence[str], roles: Mapping[str, str], note: str = "") -> Figure:
-    """One panel per metric: every model's mean and interval, with chance and ceiling as lines.
+def score_panel(summary: pd.DataFrame, metric: str, roles: Mapping[str, str], note: str = "") -> Figure:
+    """Every model's mean and interval in one metric, with chance (dotted) and ceiling (dashed) as lines.
 
     Args:
         summary: As :func:`gazekit.evaluation.summarize` returns it.
-        metrics: Which to draw.
+        metric: Which to draw.
         roles: Model -> ``model``, ``control`` or ``ceiling``, in the order of the rows.
-        note: Printed over the figure; SIMULATED, where it is.
-
+        note: Printed in red; SIMULATED, where it is.
     """
-    colors = model_colors(roles)
+    info, colors = METRICS[metric], model_colors(roles)
     names = list(roles)[::-1]
-    columns = 2
-    n_rows = -(-len(metrics) // columns)
-    figure = Figure(figsize=(7.2, 0.55 + n_rows * (0.75 + 0.27 * len(names))), layout="constrained")
-    axes = figure.subplots(n_rows, columns, squeeze=False, sharey=True)
+    figure = Figure(figsize=(4.0, 0.75 + 0.26 * len(names)), layout="constrained")
+    axis = figure.subplots()
+    rows = summary[summary["metric"] == metric].set_index("model")
+    for y, name in enumerate(names):
+        mean, low, high = (float(rows.loc[name, key]) for key in ("mean", "low", "high"))
+        if np.isfinite(low):
+            axis.plot([low, high], [y, y], color=colors[name], lw=2.4, solid_capstyle="round")
+        axis.plot([mean], [y], "o", color=colors[name], ms=5.5)
+    if info.chance is not None:
+        axis.axvline(info.chance, color="#8a8a8a", lw=0.8, ls=":")
     ceiling = next((name for name, role in roles.items() if role == "ceiling"), None)
-    for axis, metric in zip(axes.ravel(), metrics, strict=False):
-        info = METRICS[metric]
-        rows = summary[summary["metric"] == metric].set_index("model")
-        for y, name in enumerate(names):
-            mean, low, high = (float(rows.loc[name, key]) for key in ("mean", "low", "high"))
-            if np.isfinite(low):
-                axis.plot([low, high], [y, y], color=colors[name], lw=2.2, solid_capstyle="round")
-            axis.plot([mean], [y], "o", color=colors[name], ms=5)
-        if info.chance is not None:
-            axis.axvline(info.chance, color="#8a8a8a", lw=0.8, ls=":")
-        if ceiling is not None and np.isfinite(rows.loc[ceiling, "mean"]):
-            axis.axvline(float(rows.loc[ceiling, "mean"]), color="#000000", lw=0.8, ls="--")
-        finite = rows["mean"].replace([np.inf, -np.inf], np.nan).dropna()
-        # A control that is far off (information gain of the uniform) would squeeze all others.
-        if info.unit.startswith(("bit", "nat")) and len(finite) > 3 and info.higher_is_better:
-            span = finite.max() - finite.sort_values().iloc[1]
-            if finite.min() < finite.sort_values().iloc[1] - span:
-                axis.set_xlim(left=finite.sort_values().iloc[1] - 0.25 * span)
-        unit = f" [{info.unit}]" if info.unit else ""
-        arrow = "higher is better" if info.higher_is_better else "lower is better"
-        axis.set_title(f"{info.label}{unit}, {arrow}", fontsize=8.5, loc="left")
-        axis.set_yticks(range(len(names)), names, fontsize=8)
-        axis.tick_params(axis="x", labelsize=7.5)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="x", lw=0.3)
-    for axis in axes.ravel()[len(metrics) :]:
-        axis.set_visible(False)
-    if note:
-        figure.suptitle(note, fontsize=10, color="#b00020", fontweight="bold")
+    if ceiling is not None and np.isfinite(rows.loc[ceiling, "mean"]):
+        axis.axvline(float(rows.loc[ceiling, "mean"]), color="#000000", lw=0.8, ls="--")
+    unit = f" [{info.unit}]" if info.unit else ""
+    arrow = "higher is better" if info.higher_is_better else "lower is better"
+    axis.set_title(f"{info.label}{unit}, {arrow}", fontsize=10, loc="left")
+    axis.set_yticks(range(len(names)), names, fontsize=9)
+    axis.tick_params(axis="x", labelsize=8.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="x", lw=0.3)
+    _stamp(figure, note)
     return figure
 
 
-def saccade_figure(saccades: Mapping[str, pd.DataFrame], colors: Mapping[str, str], note: str = "") -> Figure:
-    """Saccade amplitude (density per dva) and direction (polar) of people and models."""
-    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-    amplitude = figure.add_subplot(1, 2, 1)
-    direction = figure.add_subplot(1, 2, 2, projection="polar")
+def amplitude_panel(saccades: Mapping[str, pd.DataFrame], colors: Mapping[str, str], note: str = "") -> Figure:
+    """Densities of saccade amplitudes, per dva."""
+    figure = Figure(figsize=(4.0, 3.2), layout="constrained")
+    axis = figure.subplots()
     top = max(float(np.quantile(table["amplitude_dva"], 0.99)) for table in saccades.values())
     edges = np.linspace(0.0, top, 33)
-    turns = np.linspace(-180.0, 180.0, 25)
     for name, table in saccades.items():
         share, _ = np.histogram(table["amplitude_dva"], edges, density=True)
-        amplitude.stairs(share, edges, color=colors[name], lw=1.8, label=name)
-        # Bins are centered on the four main directions, so the circle is turned by half a bin.
+        axis.stairs(share, edges, color=colors[name], lw=1.8, label=name)
+    axis.set_xlabel("saccade amplitude [dva]", fontsize=10)
+    axis.set_ylabel("density [1 / dva]", fontsize=10)
+    axis.legend(fontsize=9, frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8.5)
+    _stamp(figure, note)
+    return figure
+
+
+def direction_panel(saccades: Mapping[str, pd.DataFrame], colors: Mapping[str, str], note: str = "") -> Figure:
+    """Shares of saccade directions in 24 sectors; rightward is 0 and upward 90 degrees."""
+    figure = Figure(figsize=(4.0, 3.2), layout="constrained")
+    axis = figure.add_subplot(projection="polar")
+    turns = np.linspace(-180.0, 180.0, 25)
+    for name, table in saccades.items():
+        # Sectors are centered on the four main directions, so the circle is turned by half a sector.
         shifted = (table["direction_deg"] + 180.0 + 7.5) % 360.0 - 180.0
         counts, _ = np.histogram(shifted, turns)
         share = counts / max(1, counts.sum())
         centers = np.radians(turns[:-1])
-        direction.plot([*centers, centers[0]], [*share, share[0]], color=colors[name], lw=1.8)
-    amplitude.set_xlabel("saccade amplitude [dva]", fontsize=9)
-    amplitude.set_ylabel("density [1 / dva]", fontsize=9)
-    amplitude.legend(fontsize=8, frameon=False)
-    amplitude.spines[["top", "right"]].set_visible(False)
-    amplitude.tick_params(labelsize=8)
-    direction.set_title("saccade direction [share per 15 deg]", fontsize=9)
-    direction.tick_params(labelsize=7)
-    if note:
-        figure.suptitle(note, fontsize=10, color="#b00020", fontweight="bold")
+        axis.plot([*centers, centers[0]], [*share, share[0]], color=colors[name], lw=1.8)
+    axis.set_title("saccade direction [share per 15 deg]", fontsize=10)
+    axis.tick_params(labelsize=8)
+    axis.set_rlabel_position(67.5)  # type: ignore[attr-defined]
+    axis.locator_params(axis="y", nbins=3)
+    _stamp(figure, note)
     return figure
+
+
+def _stamp(figure: Figure, note: str) -> None:
+    if note:
+        figure.suptitle(note, fontsize=9, color="#b00020", fontweight="bold")
 
 
 def map_panel(image: NDArray[np.uint8], density: NDArray[np.float64]) -> Figure:

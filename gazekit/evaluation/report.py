@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gazekit.batch import TrialBatch
@@ -41,11 +42,14 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
         record=record,
         note=note,
         roles=roles,
-        scores_svg=figures.as_svg(figures.scores_figure(summary, protocol["metrics"], roles, note)),
+        score_svgs=[
+            figures.as_svg(figures.score_panel(summary, metric, roles, note and "SIMULATED"))
+            for metric in protocol["metrics"]
+        ],
         table=score_rows(summary, roles, protocol["metrics"]),
         metrics=[METRICS[name] for name in protocol["metrics"]],
         cases=_cases(evaluation, roles),
-        saccades_svg=figures.as_svg(_saccades(evaluation, roles, note)),
+        saccade_svgs=[figures.as_svg(figure) for figure in _saccades(evaluation, roles, note and "SIMULATED")],
         protocol_yaml=yaml.safe_dump(_plain(protocol), sort_keys=False),
         provenance=_provenance(record),
         seen=int(scores.loc[scores["role"] == "model", "seen_in_training"].sum()),
@@ -98,7 +102,7 @@ def _provenance(record: dict[str, Any]) -> dict[str, list[str]]:
     return {name: text for name, text in lines.items() if text}
 
 
-def _saccades(evaluation: Evaluation, roles: dict[str, str], note: str) -> Any:
+def _saccades(evaluation: Evaluation, roles: dict[str, str], note: str) -> list[Figure]:
     data = evaluation.items.data
     px_per_dva = data.screen.px_per_dva
     colors = {**figures.model_colors(roles), "people": "#000000"}
@@ -108,7 +112,7 @@ def _saccades(evaluation: Evaluation, roles: dict[str, str], note: str) -> Any:
         # People are shown as measured, not as resampled by the ceiling.
         if (role == "model" or name == "center_bias") and len(sampled):
             shown[name] = saccades(sampled, ["stimulus", "sample"], px_per_dva)
-    return figures.saccade_figure(shown, colors, note)
+    return [figures.amplitude_panel(shown, colors, note), figures.direction_panel(shown, colors, note)]
 
 
 def _cases(evaluation: Evaluation, roles: dict[str, str]) -> list[dict[str, Any]]:

@@ -16,10 +16,11 @@ from pytorch_lightning.loggers import CSVLogger
 from gazekit.datasets import DATASETS
 from gazekit.datasets.datamodule import ScanpathDataModule
 from gazekit.errors import InputError
+from gazekit.memory import keep_freed_memory
 from gazekit.models import GazeModel
 from gazekit.models.registry import model_name, read_checkpoint
 from gazekit.training.callbacks import AtomicCheckpointIO, RunCheckpoint, ScanpathWriter, ScoreFixations
-from gazekit.training.features import cache_features, keep_freed_memory
+from gazekit.training.features import cache_features
 from gazekit.training.recipe import lightning_arguments
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
