@@ -115,3 +115,9 @@ class Scanpaths:
 
     xy_px: Tensor
     valid: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Scanpaths:
+        """The same scanpaths on `device`."""
+        return Scanpaths(
+            self.xy_px.to(device, non_blocking=non_blocking), self.valid.to(device, non_blocking=non_blocking)
+        )

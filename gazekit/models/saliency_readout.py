@@ -99,7 +99,8 @@ class SaliencyReadout(GazeModel):
             self.register_buffer(f"sd_{number}", torch.ones(c, 1, 1))
         self.gain, self.shift = nn.Parameter(torch.ones(width, 1, 1)), nn.Parameter(torch.zeros(width, 1, 1))
         self.mix = nn.Conv2d(width, width, 1, groups=members)
-        self.read = nn.Conv2d(width, members, 1, groups=members)
+        # Without a bias: the log-softmax would take it out again, and AdamW would make rounding errors of it.
+        self.read = nn.Conv2d(width, members, 1, groups=members, bias=False)
         nn.init.normal_(self.read.weight, 0.0, 0.01)
         self.log_blur_nodes = nn.Parameter(torch.tensor(math.log(2.0)))
         self.prior_weight = nn.Parameter(torch.tensor(1.0))
