@@ -78,15 +78,27 @@ class TrialBatch:
 
     def stimulus_alone(self, row: int) -> TrialBatch:
         """Stimulus `row` with the first of its trials."""
-        trial = int((self.stimulus_of_trial == row).nonzero()[0])
-        one = self.trials(trial, trial + 1)
+        trials = (self.stimulus_of_trial == row).nonzero()[:, 0]
+        if len(trials):
+            one = self.trials(int(trials[0]), int(trials[0]) + 1)
+        else:
+            # Nobody looked: a trial of nobody, all padding.
+            steps = self.valid.shape[1]
+            one = replace(
+                self,
+                subject=("",),
+                trial=self.trial.new_full((1,), -1),
+                xy_px=self.xy_px.new_zeros(1, steps, 2),
+                duration_s=self.duration_s.new_zeros(1, steps),
+                valid=self.valid.new_zeros(1, steps),
+            )
         pick = slice(row, row + 1)
         return replace(
             one,
             stimulus=self.stimulus[pick],
             image=None if self.image is None else self.image[pick],
             features=None if self.features is None else tuple(f[pick] for f in self.features),
-            stimulus_of_trial=torch.zeros_like(one.stimulus_of_trial),
+            stimulus_of_trial=self.stimulus_of_trial.new_zeros(1),
         )
 
     def trials(self, start: int, stop: int) -> TrialBatch:

@@ -243,11 +243,15 @@ def _read_state(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{file}: not a readable weights file ({type(error).__name__}); fetch it again") from error
     except Exception as error:  # pickle.UnpicklingError: the file holds more than tensors
         raise InputError(f"{file}: holds more than plain tensors and is not loaded; use safetensors") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(
+            f"{file}: not a state dict of named tensors; save it with torch.save(network.state_dict(), file)"
+        )
     return state
 
 
@@ -288,13 +292,15 @@ class _TimmStages(nn.Module):
         # Several stages can share a stride (a ViT's all do); the deepest of them stands for it.
         found = {info["reduction"]: index for index, info in enumerate(network.feature_info)}
         _check_strides(strides, list(found), name)
-        self.indices = [found[stride] for stride in strides]
+        self.indices = sorted(found[stride] for stride in strides)
+        # timm returns the maps from shallow to deep, whatever order was asked for.
+        self.order = [self.indices.index(found[stride]) for stride in strides]
         network.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
         self.network = network
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = self.network.forward_intermediates(x, indices=self.indices, intermediates_only=True)
-        return maps
+        maps = self.network.forward_intermediates(x, indices=self.indices, intermediates_only=True)
+        return [maps[place] for place in self.order]
 
 
 class _NamedTaps(nn.Module):

@@ -95,7 +95,7 @@ def direction_panel(saccades: Mapping[str, pd.DataFrame], colors: Mapping[str, s
     axis.set_title("saccade direction [share per 15 deg]", fontsize=10)
     axis.tick_params(labelsize=8)
     axis.set_rlabel_position(67.5)  # type: ignore[attr-defined]
-    axis.locator_params(axis="y", nbins=3)
+    axis.set_yticks([tick for tick in axis.get_yticks() if tick > 0][::2])
     _stamp(figure, note)
     return figure
 

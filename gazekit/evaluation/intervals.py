@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -40,11 +40,13 @@ def resampling_weights(n_images: int, draws: int, seed: int) -> NDArray[np.float
 
 
 def interval(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """The central percentile interval of the draws that are finite; NaN if none is."""
-    finite = draws[np.isfinite(draws)]
-    if not len(finite):
+    """The central percentile interval of the draws that are not NaN; NaN if all are."""
+    known = draws[~np.isnan(draws)]
+    if not len(known):
         return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    # Nothing lies between a finite and an infinite draw.
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(known).all() else "nearest"
+    low, high = np.quantile(known, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], method=method)
     return float(low), float(high)
 
 
@@ -63,17 +65,18 @@ def summarize(
     for metric in metrics:
         table = image_means(scores, metric).unstack("stimulus")
         weights = resampling_weights(table.shape[1], rule["draws"], rule["seed"])
-        enough = table.shape[1] >= MIN_IMAGES
+        n_images = table.notna().sum(axis=1)
         chance = METRICS[metric].chance
         drawn = {str(model): _weighted_means(weights, row.to_numpy()) for model, row in table.iterrows()}
         means = table.mean(axis=1)
         for model in table.index:
             trials = scores.loc[scores["model"] == model, metric]
+            enough = n_images[model] >= MIN_IMAGES
             low, high = interval(drawn[model], rule["level"]) if enough else (np.nan, np.nan)
             row = {
                 "model": model, "metric": metric, "mean": means[model], "low": low, "high": high,
                 "of_ceiling": np.nan, "of_ceiling_low": np.nan, "of_ceiling_high": np.nan,
-                "n_images": int(table.loc[model].notna().sum()),
+                "n_images": int(n_images[model]),
                 "n_valid": int(trials.notna().sum()), "n_total": len(trials),
             }  # fmt: skip
             if ceiling is not None and chance is not None and ceiling in means and np.isfinite(means[ceiling]):
@@ -100,6 +103,10 @@ def _weighted_means(weights: NDArray[np.float64], values: NDArray[np.float64]) -
     """(draws, n) @ (n,) over the images that have a value, per draw."""
     valid = ~np.isnan(values)
     total = weights[:, valid].sum(1)
-    sums = weights[:, valid] @ values[valid]
+    finite = np.isfinite(values)
+    sums = weights[:, finite] @ values[finite]
+    # An infinitely bad image counts in the draws that hold it; zero times infinity would be NaN in all.
+    for endless in (-np.inf, np.inf):
+        sums = np.where(weights[:, values == endless].sum(1) > 0, endless, sums)
     means: NDArray[np.float64] = np.divide(sums, total, out=np.full(len(weights), np.nan), where=total > 0)
     return means

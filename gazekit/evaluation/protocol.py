@@ -54,6 +54,9 @@ class Protocol:
         for key, allowed in _CHOICES.items():
             if getattr(self, key) not in allowed:
                 raise InputError(f"{self._at(key)} is {getattr(self, key)!r}, expected one of {list(allowed)}")
+        for key in ("metrics", "controls"):
+            if not isinstance(getattr(self, key), tuple):
+                raise InputError(f"{self._at(key)} is {getattr(self, key)!r}, expected a list of names")
         for metric in self.metrics:
             METRICS[metric]
         for model in (*self.controls, self.baseline, *([self.ceiling] if self.ceiling else [])):
@@ -69,7 +72,11 @@ class Protocol:
             raise InputError(f"{self._at('intervals')}.resample is {self.intervals['resample']!r}, expected 'stimulus'")
         if not 0 < self.intervals["level"] < 1 or self.intervals["draws"] < 1:
             raise InputError(f"{self._at('intervals')} needs draws >= 1 and 0 < level < 1, found {self.intervals}")
-        sized = isinstance(self.grid, tuple) and len(self.grid) == 2 and all(isinstance(n, int) for n in self.grid)
+        sized = (
+            isinstance(self.grid, tuple)
+            and len(self.grid) == 2
+            and all(isinstance(n, int) and n > 0 for n in self.grid)
+        )
         if self.grid != "stimulus" and not sized:
             raise InputError(f"{self._at('grid')} is {self.grid!r}, expected 'stimulus' or [width_px, height_px]")
         if not isinstance(self.empirical_sigma_dva, int | float) or self.empirical_sigma_dva <= 0:

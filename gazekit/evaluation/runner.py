@@ -198,7 +198,9 @@ def apply_fixation_rules(data: GazeDataset, protocol: Protocol) -> pd.DataFrame:
     if off.any():
         # Off-image positions stay usable as history: at the edge of the image.
         sizes = data.stimuli.set_index("stimulus").loc[table["stimulus"], ["width_px", "height_px"]].to_numpy(float)
-        table[["x_px", "y_px"]] = np.clip(table[["x_px", "y_px"]].to_numpy(), 0.0, np.nextafter(sizes, 0.0))
+        # The last number below the edge in single precision, which batches use.
+        last = np.nextafter(sizes.astype(np.float32), np.float32(0.0)).astype(float)
+        table[["x_px", "y_px"]] = np.clip(table[["x_px", "y_px"]].to_numpy(), 0.0, last)
     return table
 
 

@@ -174,19 +174,14 @@ def sample_positions(log_density: Tensor, n: int, generator: torch.Generator) ->
 
 
 def first_trial_of_each_stimulus(batch: TrialBatch) -> TrialBatch:
-    """The batch with one trial per stimulus, in the order of the stimuli."""
-    n = len(batch.stimulus)
-    first = torch.zeros(n, dtype=torch.long)
-    of_trial = batch.stimulus_of_trial.tolist()
-    for trial in range(len(of_trial) - 1, -1, -1):
-        first[of_trial[trial]] = trial
-    first = first.to(batch.device)
+    """The batch with one trial per stimulus, in the order of the stimuli; a trial of nobody where there is none."""
+    alone = [batch.stimulus_alone(row) for row in range(len(batch.stimulus))]
     return replace(
         batch,
-        stimulus_of_trial=torch.arange(n, device=batch.device),
-        subject=tuple(batch.subject[i] for i in first.tolist()),
-        trial=batch.trial[first],
-        xy_px=batch.xy_px[first],
-        duration_s=batch.duration_s[first],
-        valid=batch.valid[first],
+        stimulus_of_trial=torch.arange(len(alone), device=batch.device),
+        subject=tuple(one.subject[0] for one in alone),
+        trial=torch.cat([one.trial for one in alone]),
+        xy_px=torch.cat([one.xy_px for one in alone]),
+        duration_s=torch.cat([one.duration_s for one in alone]),
+        valid=torch.cat([one.valid for one in alone]),
     )

@@ -30,7 +30,8 @@ class CenterBias(FixationMemory):
 
     def density(self, stimulus: str, size_wh_px: tuple[int, int]) -> Tensor:
         """(H, W) float64 density for a stimulus, without the fixations on it."""
-        sigma, uniform = self.memory["parameters"]["sigma_of_width"], self.memory["parameters"]["uniform"]
+        parameters = self.fitted("parameters")
+        sigma, uniform = parameters["sigma_of_width"], parameters["uniform"]
         rows = self.rows_of(stimulus)
         others = self._total(size_wh_px, sigma)
         if len(rows):

@@ -84,6 +84,16 @@ class FixationMemory(GazeModel):
         if state:
             self._index()
 
+    def fitted(self, key: str) -> Any:
+        """An entry of the memory.
+
+        Raises:
+            InputError: The model was not fitted.
+        """
+        if key not in self.memory:
+            raise InputError(f"{type(self).__name__} is not fitted; call fit_fixations first")
+        return self.memory[key]
+
     @property
     def parameters_fitted(self) -> dict[str, float]:
         """Fitted values by name, for tables and reports."""
@@ -91,8 +101,7 @@ class FixationMemory(GazeModel):
 
     def rows_of(self, stimulus: str) -> NDArray[np.int64]:
         """Rows of the memory that lie on this stimulus; none for a stimulus it never saw."""
-        if not self.memory:
-            raise InputError(f"{type(self).__name__} is not fitted; call fit_fixations first")
+        self.fitted("stimuli")
         row = self._row_of.get(stimulus)
         return np.empty(0, np.int64) if row is None else self._rows[row]
 

@@ -64,7 +64,7 @@ class Human(FixationMemory):
 
         The kernel density is mixed with the center bias for `stimulus` and with a uniform part.
         """
-        parameters = self.memory["parameters"]
+        parameters = self.fitted("parameters")
         a, b = parameters["center_bias"], parameters["uniform"]
         rows = self.rows_of(source)
         of_subject = self.memory["subject"][rows].numpy()
@@ -158,7 +158,7 @@ class ShuffledHuman(Human):
 
     def partner(self, stimulus: str) -> str:
         """The other stimulus whose fixations stand in for those on this one."""
-        names = sorted(self.memory["stimuli"])
+        names = sorted(self.fitted("stimuli"))
         order = np.random.default_rng(self.seed).permutation(len(names))
         place = int(np.flatnonzero(order == names.index(stimulus))[0]) if stimulus in self._row_of else 0
         return str(names[order[(place + 1) % len(names)]])

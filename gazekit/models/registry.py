@@ -62,8 +62,10 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: holds more than tensors and plain values, so it is not loaded") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: holds more than tensors and plain values, or is no checkpoint at all; it is not loaded"
+        ) from error
+    except Exception as error:  # a file that is no checkpoint trips torch.load in ever new ways
         raise InputError(
             f"{path}: not a readable checkpoint ({type(error).__name__}); train or fetch it again"
         ) from error
@@ -91,7 +93,10 @@ def load_model(path: Path | str, expect: str | None = None) -> GazeModel:
     if expect is not None and name != expect:
         raise InputError(f"{path}: checkpoint of model {name!r}, expected {expect!r}; give the checkpoint that fits")
     model_class: Any = MODELS.load(name)
-    model: GazeModel = model_class.from_checkpoint(checkpoint)
+    try:
+        model: GazeModel = model_class.from_checkpoint(checkpoint)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: lacks what model {name!r} is restored from ({error}); train it again") from error
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

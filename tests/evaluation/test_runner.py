@@ -394,7 +394,8 @@ def test_report_loads_nothing(html):
 
 def test_report_draws_scores_and_saccades(html):
     evaluation, text = html
-    assert text.count("<svg") == text.count("</svg>") == 2
+    n_charts = len(evaluation.record["protocol"]["metrics"]) + 2  # and two of saccades
+    assert text.count("<svg") == text.count("</svg>") == n_charts
     for name in ("mine", *BUILTIN):
         assert name in text
     # The panels of four images: each is the best or the worst once, six views of each.
