@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types docs clean help
+.PHONY: help demo test test-slow lint types ready oracle clean
 
 help:
 	@echo "make demo       set up, train, evaluate, write a report"
 	@echo "make test       set up, lint, check types, run the tests (minutes)"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make oracle     build pysaliency (needs a compiler), so that tests compare with it"
 
 demo: $(READY)
 	@echo "== gazekit demo"
@@ -31,6 +32,14 @@ lint: $(READY)
 types: $(READY)
 	@echo "== mypy"
 	$(BIN)/mypy
+
+ready: $(READY)
+
+# pysaliency, which only the tests use; it needs a compiler.
+oracle: $(READY)
+	@echo "== building pysaliency"
+	$(BIN)/python -m pip install --quiet "setuptools<81" Cython wheel
+	CFLAGS=-O1 $(BIN)/python -m pip install --quiet --no-build-isolation "pysaliency>=0.2.22"
 
 # Reinstalls only when the list of dependencies changes.
 $(READY): pyproject.toml

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gazekit import __version__
-from gazekit.errors import InputError
+from gazekit.errors import InputError, one_line_warnings
 
 # OpenMP's threads spin while they wait, which slows PyTorch down many times over as soon as another
 # process wants the same cores. It is read when PyTorch is imported, so it is set before that.
@@ -41,8 +40,7 @@ class _OneLineErrors(click.Group):
 def main(traceback: bool) -> None:
     """Models of where people look: train scanpath models, score any model against human eye movements."""
     del traceback  # read from the context where errors are printed
-    # A warning for the user is one line, without the line of code that raised it.
-    warnings.formatwarning = lambda message, *_, **__: f"gazekit: {message}\n"
+    one_line_warnings()
 
 
 @main.command()

@@ -96,11 +96,10 @@ def _data(root: Path | None, simulated: bool) -> GazeDataset:
         return load("osie", root=root)
     from gazekit.datasets.fetch import fetch
 
-    click.echo("OSIE is not on this machine; downloading it")
     try:
         fetch("osie", say=click.echo)
     except InputError as error:
-        click.echo(f"{error}\nno OSIE: going on with SIMULATED scanpaths over photographs that ship with scikit-image")
+        click.echo(f"no OSIE ({error}): going on with SIMULATED scanpaths over photographs that ship with scikit-image")
         return load("simulated")
     return load("osie")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pooch
+from tqdm import tqdm
 
 from gazekit.datasets.card import Card
 from gazekit.datasets.images import image_size_wh_px
@@ -33,11 +33,13 @@ def fetch(name: str, folder: Path | None = None, say: Callable[[str], None] = pr
     target = folder or cache_folder() / "data" / name
     licences = ", ".join(f"{what}: {licence}" for what, licence in card.content["license"].items())
     say(f"{card.content['title']}: {card.expect['stimuli']} stimuli to {target}; licence {licences}")
-    for path, known_hash in _wanted(card).items():
+    pooch.get_logger().setLevel("WARNING")  # one progress bar says more than a line per file
+    wanted = _wanted(card)
+    for path, known_hash in tqdm(wanted.items(), desc=name, unit="file", leave=False, disable=len(wanted) < 2):
         place = target / path
         if place.is_file() and (known_hash is None or pooch.hashes.hash_matches(place, known_hash)):
             continue
-        downloader = pooch.HTTPDownloader(progressbar=path.endswith(".mat"), timeout=timeout_s)
+        downloader = pooch.HTTPDownloader(timeout=timeout_s)
         # pooch writes to a temporary file and moves it into place once the digest fits.
         try:
             pooch.retrieve(f"{base}/{path}", known_hash, fname=place.name, path=place.parent, downloader=downloader)
@@ -91,10 +93,3 @@ def _check_image(path: Path, card: Card) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def free_space_gb(folder: Path) -> float:
-    """Free space where `folder` lies or would lie, in GB."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free / 1e9

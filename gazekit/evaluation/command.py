@@ -65,6 +65,9 @@ def print_table(evaluation: Evaluation, summary: pd.DataFrame) -> None:
             share = f"{row['of_ceiling']:.3f}" if np.isfinite(row["of_ceiling"]) else ""
             counts = f"{row['n_valid']} / {row['n_total']}"
             click.echo(f"{head:14}{row['model']:{width}}{number(row['mean']):>9}{interval:>20}{share:>12}{counts:>20}")
+    for name, entry in record["models"].items():
+        if "weights" in entry:
+            click.echo(f"note: {name} stands on {entry['backbone']}, weights {entry['weights']}")
     seen = evaluation.scores.query("seen_in_training")
     for name, rows in seen.groupby("model"):
         click.echo(f"note: {name} was trained on {rows['stimulus'].nunique()} of the scored images")

@@ -423,6 +423,7 @@ def _finish(
         protocol=f"{protocol.name} v{protocol.version}",
         split=split or protocol.split,
         checkpoint=scores["model"].map(checkpoint),
+        weights=scores["model"].map({c.name: c.provenance.get("weights", "") for c in contestants}),
         commit=commit,
     )
     return pd.concat([head, scores[list(protocol.metrics)]], axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from argparse import ArgumentError
@@ -15,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from gazekit.datasets import DATASETS
 from gazekit.datasets.datamodule import ScanpathDataModule
-from gazekit.errors import InputError
+from gazekit.errors import InputError, one_line_warnings
 from gazekit.memory import keep_freed_memory
 from gazekit.models import GazeModel
 from gazekit.models.registry import model_name, read_checkpoint
@@ -85,6 +86,11 @@ def _device(trainer: Trainer) -> str:
 def run(subcommand: str, arguments: list[str]) -> None:
     """Run one subcommand; raises InputError for whatever the user can mend."""
     keep_freed_memory()
+    # Lightning has its own format for warnings, and announces hardware and products on every start.
+    one_line_warnings()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="gazekit-") as scratch:
         converted = lightning_arguments(arguments, Path(scratch))
         torch.set_float32_matmul_precision("high")
@@ -92,6 +98,7 @@ def run(subcommand: str, arguments: list[str]) -> None:
             # Lightning's advice on worker counts and idle accelerators is not about this command.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
             # A frozen backbone stays in evaluation mode on purpose; a run's own folder is not empty when it resumes.
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
