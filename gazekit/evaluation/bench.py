@@ -44,7 +44,7 @@ def bench_map_metrics(data_root: Path | None, n_stimuli: int | None, say: Callab
         density = density.expand(len(batch), -1, -1)
         log_density, log_base = density[:1].log().expand_as(density), base.log().float().expand_as(density)
         start = time.perf_counter()
-        empirical = fixation_density(batch.xy_px, batch.valid, batch.size_wh_px, batch.px_per_dva).float()
+        empirical = fixation_density(batch.xy_px, batch.valid, batch.size_wh_px, batch.px_per_dva, torch.float32)
         timed("blurring", start)
         other = shuffled.others(batch.stimulus[0], batch.size_wh_px)
         given = {

@@ -377,11 +377,12 @@ def _exp(log_density: Tensor) -> Tensor:
 def _empirical(batch: TrialBatch, scored: Tensor, protocol: Protocol) -> Tensor:
     sigma_px = protocol.empirical_sigma_dva * batch.px_per_dva
     if protocol.empirical == "pooled":
-        pooled = fixation_density(batch.xy_px.reshape(1, -1, 2), scored.reshape(1, -1), batch.size_wh_px, sigma_px)
-        return pooled.float().expand(len(batch), -1, -1)
-    density = fixation_density(batch.xy_px, scored, batch.size_wh_px, sigma_px)
+        everyone = batch.xy_px.reshape(1, -1, 2), scored.reshape(1, -1)
+        pooled = fixation_density(*everyone, batch.size_wh_px, sigma_px, torch.float32)
+        return pooled.expand(len(batch), -1, -1)
+    density = fixation_density(batch.xy_px, scored, batch.size_wh_px, sigma_px, torch.float32)
     # Trials without a scored fixation become NaN by the caller; a flat map keeps the metrics quiet.
-    return density.nan_to_num(1.0 / density[0].numel()).float()
+    return density.nan_to_num(1.0 / density[0].numel())
 
 
 def _sample_stimulus(model: GazeModel, batch: TrialBatch, protocol: Protocol) -> pd.DataFrame:

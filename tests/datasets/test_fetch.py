@@ -1,4 +1,4 @@
-"""Fetching over a local server: whole files only, digests held, resumable, and the network's absence said in one line."""
+"""Fetching from a local server: whole files only, digests held, resumable; a failure is one line."""
 
 from __future__ import annotations
 
