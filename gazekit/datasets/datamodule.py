@@ -65,7 +65,7 @@ class StimulusItems(Dataset[_Item]):
         listed = {str(name): part for name, part in data.trials.groupby("stimulus", sort=False)}
         no_trials = data.trials.iloc[:0]
         self._trials = [
-            _padded(listed.get(name, no_trials), by_stimulus.get(name, empty), self._scale(i))
+            _padded(listed.get(name, no_trials), by_stimulus.get(name, empty), self._scale(i), self.frame_wh_px(i))
             for i, name in enumerate(self.names)
         ]
 
@@ -127,7 +127,7 @@ def _stack(parts: list[Any], longest: int) -> Tensor:
     return torch.from_numpy(np.concatenate(padded))
 
 
-def _padded(trials: Any, fixations: Any, scale: tuple[float, float]) -> tuple[Any, ...]:
+def _padded(trials: Any, fixations: Any, scale: tuple[float, float], frame_wh_px: tuple[int, int]) -> tuple[Any, ...]:
     """(subjects, trial numbers, xy_px, duration_s, valid) of one stimulus."""
     numbers = trials["trial"].to_numpy(np.int64)
     row = {trial: i for i, trial in enumerate(numbers.tolist())}
@@ -137,7 +137,10 @@ def _padded(trials: Any, fixations: Any, scale: tuple[float, float]) -> tuple[An
     duration = np.zeros((len(numbers), longest), np.float32)
     valid = np.zeros((len(numbers), longest), bool)
     at = fixations["trial"].map(row).to_numpy(np.int64), fixations["fixation"].to_numpy(np.int64)
-    xy[at] = fixations[["x_px", "y_px"]].to_numpy() * np.asarray(scale)
+    exact = fixations[["x_px", "y_px"]].to_numpy() * np.asarray(scale)
+    last = np.nextafter(np.asarray(frame_wh_px, np.float32), np.float32(0.0))
+    # Rounding to single precision must not carry a fixation over the edge; what lies outside stays outside.
+    xy[at] = np.where(exact < np.asarray(frame_wh_px), np.minimum(exact.astype(np.float32), last), exact)
     duration[at] = fixations["duration_s"].to_numpy()
     valid[at] = True
     return tuple(trials["subject"]), numbers, xy, duration, valid

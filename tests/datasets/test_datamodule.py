@@ -322,3 +322,21 @@ def test_a_flipped_byte_in_a_feature_file(tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"x\.npz: damaged feature cache"):
         read_features(path)
+
+
+def test_rounding_does_not_carry_a_fixation_over_the_edge(tmp_path):
+    """800 minus 1e-8 is inside in double precision and 800.0 in single."""
+    edge = {
+        "fix_x": np.array([[5.0, 800.0 - 1e-8]]),
+        "fix_y": np.array([[600.0 - 1e-8, 5.0]]),
+        "fix_duration": np.array([[200, 200]], np.uint16),
+    }
+    with pytest.warns(PartialDataWarning):
+        data = load("osie", root=write_release(tmp_path / "edge", n_images=1, edit={(0, 0): edge}))
+    for frame in (None, (400, 300)):
+        items = StimulusItems(data, size_wh_px=frame)
+        batch = items.collate([items[0]])
+        width, height = batch.size_wh_px
+        assert batch.xy_px[0, 0, 1] < height
+        assert batch.xy_px[0, 1, 0] < width
+        assert batch.xy_px[0, 0, 1].floor() == height - 1

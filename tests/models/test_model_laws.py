@@ -262,6 +262,19 @@ def test_only_the_past_moves_the_next_map(name):
             assert (change == 0).all()
 
 
+def test_a_mirrored_image_has_the_mirrored_map():
+    """The readout averages over the image and its mirror image, so the two are treated alike."""
+    model = build("saliency_readout")
+    with torch.no_grad():
+        model.log_prior.copy_((model.log_prior + model.log_prior.flip(-1)) / 2.0)
+        batch = make_batch(STIMULI[:1])
+        got = model.log_density(replace(batch, image=batch.image.flip(-1)))
+        expected = model.log_density(batch).flip(-1)
+    torch.testing.assert_close(got, expected, **REORDERED)
+    # The image itself is not symmetric: without averaging the two would differ.
+    assert (expected - expected.flip(-1)).abs().max() > 0.01
+
+
 # Scanpaths
 
 
