@@ -76,6 +76,13 @@ def fixation_density(
     return weights.to(dtype).transpose(1, 2) @ gx.T[column].to(dtype)
 
 
+def exp_shared(log_density: Tensor) -> Tensor:
+    """The density; a map shared by all trials stays one map seen through a stride of 0."""
+    if log_density.stride(0) == 0:
+        return log_density[:1].exp().expand_as(log_density)
+    return log_density.exp()
+
+
 def normalize_log_density(log_density: Tensor) -> Tensor:
     """Shift (..., H, W) log values so that their exponentials sum to one."""
     return log_density - log_density.flatten(-2).logsumexp(-1)[..., None, None]

@@ -26,7 +26,7 @@ from gazekit.batch import TrialBatch
 from gazekit.datasets import GazeDataset, load
 from gazekit.datasets.datamodule import StimulusItems
 from gazekit.datasets.dataset import check_split_name
-from gazekit.density import fixation_density
+from gazekit.density import exp_shared, fixation_density
 from gazekit.errors import InputError
 from gazekit.evaluation.protocol import Protocol
 from gazekit.files import sha256_of, written_aside
@@ -317,7 +317,7 @@ def _score_stimulus(
     xy = batch.xy_px
     base = baseline.log_density(batch)
     log_density = model.log_density(batch)
-    density = _exp(log_density)
+    density = exp_shared(log_density)
     empirical = _empirical(batch, scored, protocol) if "empirical" in needs else None
     values: dict[str, Tensor] = {}
     for info in wanted:
@@ -365,13 +365,6 @@ def _conditional(
             given = (log_density, base[start : start + step]) if name == "cig" else (log_density,)
             parts[name].append(METRICS[name].function(*given, some.xy_px, scored[start : start + step]))
     return {name: torch.cat(part) for name, part in parts.items()}
-
-
-def _exp(log_density: Tensor) -> Tensor:
-    """The density; a map shared by all trials stays one map seen through a stride of 0."""
-    if log_density.stride(0) == 0:
-        return log_density[:1].exp().expand_as(log_density)
-    return log_density.exp()
 
 
 def _empirical(batch: TrialBatch, scored: Tensor, protocol: Protocol) -> Tensor:

@@ -13,7 +13,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torchmetrics import Metric
 
 from gazekit.batch import Scanpaths, TrialBatch
-from gazekit.density import uniform_log_density
+from gazekit.density import exp_shared, uniform_log_density
 from gazekit.files import written_aside
 from gazekit.metrics import AUC, NSS, ConditionalAUC, ConditionalInformationGain, ConditionalNSS, InformationGain
 from gazekit.models import GazeModel
@@ -89,7 +89,7 @@ class ScoreFixations(Callback):
             some, valid = batch.trials(start, start + step), scored[start : start + step]
             maps = model.conditional_log_density(some) if static is None else static
             for name, metric in self._metrics.items():
-                first = maps if "ig" in name or static is None else _density(maps)
+                first = maps if "ig" in name or static is None else exp_shared(maps)
                 extra = (base.expand(len(some), height, width),) if "ig" in name else ()
                 metric.update(first, *extra, some.xy_px, valid)
 
@@ -122,12 +122,6 @@ class ScoreFixations(Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._log(pl_module, "test")
-
-
-def _density(log_density: torch.Tensor) -> torch.Tensor:
-    if log_density.stride(0) == 0:
-        return log_density[:1].exp().expand_as(log_density)
-    return log_density.exp()
 
 
 class ScanpathWriter(BasePredictionWriter):
