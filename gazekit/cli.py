@@ -65,8 +65,8 @@ def data() -> None:
 @data.command("list")
 def list_data() -> None:
     """What is known, what is here, and under which licence."""
+    from gazekit.datasets import data_folder
     from gazekit.datasets.card import Card
-    from gazekit.datasets.dataset import data_folder
     from gazekit.resources import resource_names
 
     for name in resource_names("datasets"):

@@ -105,7 +105,7 @@ def _data(root: Path | None, simulated: bool) -> GazeDataset:
 
 
 def _is_here() -> bool:
-    from gazekit.datasets.dataset import data_folder
+    from gazekit.datasets import data_folder
 
     try:
         data_folder("osie", None, Card.read("osie").content["files"])

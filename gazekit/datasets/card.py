@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from gazekit.datasets.split import SplitRule
 from gazekit.errors import InputError
 from gazekit.geometry import Screen
 from gazekit.registry import unknown_name
 from gazekit.resources import read_yaml, resource_path
 
 _KEYS = {
-    "name", "title", "citation", "homepage", "license", "simulated", "task", "forced_initial",
-    "screen", "download", "files", "expect", "split", "known_issues", "source_units", "observer",
+    "name", "title", "citation", "homepage", "license", "simulated", "task", "forced_initial", "format",
+    "screen", "download", "archives", "manual", "files", "needs", "images", "bytes", "expect", "parts", "split",
+    "known_issues", "source_units", "observer", "rate_hz",
 }  # fmt: skip
 _NEEDED = ("name", "title", "citation", "license", "screen", "expect", "split", "forced_initial")
 
@@ -29,19 +29,21 @@ class Card:
     Args:
         name: The registered name.
         content: The card as read, for everything that has no attribute of its own.
-        screen: Geometry of the display.
+        screen: Geometry of the display; None where the release does not say.
         simulated: True where no person was measured; every table and figure then says SIMULATED.
         forced_initial: True where the first fixation was forced (to the center, usually).
-        expect: Counts of the full release: subjects, stimuli, trials, fixations, ...
+        expect: Counts and moments of the full release: subjects, stimuli, trials, fixations, ...
+        path: The file it was read from.
 
     """
 
     name: str
     content: Mapping[str, Any]
-    screen: Screen
+    screen: Screen | None
     simulated: bool
     forced_initial: bool
     expect: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
 
     @classmethod
     def read(cls, name_or_path: str | Path) -> Card:
@@ -52,19 +54,30 @@ class Card:
 
         """
         path = resource_path("datasets", name_or_path)
-        content = read_yaml(path)
+        return cls.from_content(read_yaml(path), path)
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any], path: Path) -> Card:
+        """The card with this content; `path` names it in messages."""
         for key in content:
             if key not in _KEYS:
                 raise unknown_name(f"card key (in {path.name})", key, sorted(_KEYS))
         if missing := [key for key in _NEEDED if key not in content]:
-            raise InputError(f"{path.name}: the card lacks {missing}")
+            raise InputError(f"{path}: the card lacks {missing}")
+        for key, kind in (("name", str), ("title", str), ("citation", str), ("license", dict), ("expect", dict)):
+            if not isinstance(content[key], kind):
+                raise InputError(f"{path}: {key} is {content[key]!r}, expected a {kind.__name__}")
+        if content.get("images", "required") not in ("required", "optional"):
+            raise InputError(f"{path}: images is {content['images']!r}, expected 'required' or 'optional'")
+        screen = content["screen"]
         return cls(
             name=content["name"],
             content=content,
-            screen=Screen.from_card(content["screen"]),
+            screen=None if screen is None else Screen.from_card(screen),
             simulated=bool(content.get("simulated", False)),
             forced_initial=bool(content["forced_initial"]),
             expect=content["expect"],
+            path=path,
         )
 
     @property
@@ -72,23 +85,36 @@ class Card:
         """The name as tables and figures print it; simulated data can never pass for measured."""
         return f"{self.name} (SIMULATED)" if self.simulated else self.name
 
-    def split_of(self, stimuli: pd.DataFrame) -> pd.Series:
-        """The split of every stimulus (``train``, ``val`` or ``test``), by the card's rule.
+    @property
+    def format(self) -> str:
+        """Name of the reader in ``FORMATS`` that understands the files."""
+        return str(self.content.get("format", self.name))
 
-        A seeded rule hashes each stimulus name by itself, so that an image keeps its split when a
-        partial copy of the data grows; the fractions then hold on average. A listed rule names the
-        groups of the validation and test sets and leaves the rest for training.
-        """
-        rule = self.content["split"]
-        if "seed" in rule:
-            unit = stimuli[rule["by"]].map(lambda name: _hash_to_unit(f"{rule['seed']}/{name}"))
-            split = pd.Series("train", index=stimuli.index)
-            split[unit < rule["test"] + rule["val"]] = "val"
-            split[unit < rule["test"]] = "test"
-            return split
-        named = {group: split for split in ("val", "test") for group in rule[split]}
-        return stimuli[rule["by"]].map(named).fillna("train")
+    @property
+    def needs(self) -> list[str]:
+        """Files and folders that a copy of the release must contain to be recognised as one."""
+        return list(self.content.get("needs", self.content.get("files", {})))
 
+    @property
+    def images_optional(self) -> bool:
+        """True where the eye movements can be had without the images."""
+        return bool(self.content.get("images") == "optional")
 
-def _hash_to_unit(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2.0**64
+    @property
+    def licences(self) -> str:
+        """The licence of each part, in one line."""
+        return ", ".join(f"{what}: {licence}" for what, licence in self.content["license"].items())
+
+    @property
+    def mend(self) -> str:
+        """What to do about a damaged or missing file, as the end of an error message."""
+        if "download" in self.content or "archives" in self.content:
+            return f"fetch it again with 'gazekit data fetch {self.name}'"
+        if "manual" in self.content:
+            return f"get it again ('gazekit data fetch {self.name}' says from where)"
+        return "replace it with the original"
+
+    @cached_property
+    def split_rule(self) -> SplitRule:
+        """How trials are divided into train, val and test."""
+        return SplitRule.read(self.content["split"], f"{self.path}: split")

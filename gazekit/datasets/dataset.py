@@ -1,22 +1,26 @@
-"""A dataset in memory: three tables, a screen and a card; and where its files are looked for."""
+"""A dataset in memory: its tables, a screen and a card."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import yaml
 
 from gazekit.datasets.card import Card
+from gazekit.datasets.split import SplitRule, check_split_name
 from gazekit.errors import InputError
-from gazekit.files import cache_folder, written_aside
+from gazekit.files import written_aside
 from gazekit.geometry import Screen
 
-SPLITS = ("train", "val", "test")
-_TABLES = ("fixations", "trials", "stimuli")
+# The three that every dataset has; `objects` is a fourth that some have.
+TABLES = ("fixations", "trials", "stimuli")
+# Where files lie differs between machines and says nothing about the data.
+_PATHS = ("path", "target_path")
 
 
 class PartialDataWarning(UserWarning):
@@ -27,13 +31,24 @@ class PartialDataWarning(UserWarning):
 class GazeDataset:
     """Fixation, trial and stimulus tables (see :mod:`gazekit.tables`) with their card.
 
-    ``stimuli`` carries, beyond the standard columns, ``split``: the card's train, val or test.
+    Args:
+        fixations: One row per fixation.
+        trials: One row per trial, with ``split``: train, val or test.
+        stimuli: One row per stimulus, with ``split``; empty where the rule divides trials instead.
+        card: What is known about the data.
+        objects: Boxes of objects on the stimuli, or None.
+        changes: What the reader changed; empty where the values are those of the files up to units.
+        source: Folder the files were read from; None for tables made in memory.
+
     """
 
     fixations: pd.DataFrame
     trials: pd.DataFrame
     stimuli: pd.DataFrame
     card: Card
+    objects: pd.DataFrame | None = None
+    changes: tuple[str, ...] = ()
+    source: Path | None = None
 
     @property
     def name(self) -> str:
@@ -41,111 +56,138 @@ class GazeDataset:
 
     @property
     def screen(self) -> Screen:
+        """Geometry of the display.
+
+        Raises:
+            InputError: The release does not state it, so degrees of visual angle are not known.
+
+        """
+        if self.card.screen is None:
+            raise InputError(
+                f"{self.name}: the release does not state the viewing geometry, so degrees of visual angle are not "
+                "known; give one with data.with_screen(Screen(...)), and say so where you report numbers"
+            )
         return self.card.screen
+
+    def with_screen(self, screen: Screen) -> GazeDataset:
+        """The same data under a geometry of your own, for releases that do not state one."""
+        return replace(self, card=replace(self.card, screen=screen))
 
     def __repr__(self) -> str:
         counts = f"{len(self.stimuli)} stimuli, {self.trials['subject'].nunique()} subjects"
         return f"<GazeDataset {self.card.label}: {counts}, {len(self.trials)} trials, {len(self.fixations)} fixations>"
 
-    def subset(self, stimuli: Collection[str] | None = None, subjects: Collection[str] | None = None) -> GazeDataset:
-        """The part with these stimuli and these subjects; trial numbers stay as they are.
+    def subset(
+        self,
+        stimuli: Collection[str] | None = None,
+        subjects: Collection[str] | None = None,
+        trials: Collection[int] | None = None,
+    ) -> GazeDataset:
+        """The part with these stimuli, these subjects and these trials; trial numbers stay as they are.
+
+        Choosing trials keeps the stimuli that they are on; choosing subjects keeps all stimuli.
 
         Raises:
             InputError: A name is not in the dataset.
 
         """
-        parts = {name: getattr(self, name) for name in _TABLES}
-        for column, keep, table in (("stimulus", stimuli, self.stimuli), ("subject", subjects, self.trials)):
+        parts = {name: getattr(self, name) for name in (*TABLES, "objects") if getattr(self, name) is not None}
+        chosen = (
+            ("stimulus", stimuli, self.stimuli),
+            ("subject", subjects, self.trials),
+            ("trial", trials, self.trials),
+        )
+        for column, keep, table in chosen:
             if keep is None:
                 continue
-            if unknown := sorted(set(keep) - set(table[column])):
+            if unknown := sorted(set(keep) - set(table[column]), key=str):
                 raise InputError(f"{self.name}: no {column} named {unknown[0]!r} ({len(unknown)} unknown in all)")
             parts = {
                 name: part[part[column].isin(list(keep))].reset_index(drop=True) if column in part else part
                 for name, part in parts.items()
             }
+        if trials is not None:
+            seen = set(parts["trials"]["stimulus"])
+            for name in parts.keys() & {"stimuli", "objects"}:
+                parts[name] = parts[name][parts[name]["stimulus"].isin(seen)].reset_index(drop=True)
         return replace(self, **parts)
 
     def split(self, name: str) -> GazeDataset:
-        """The stimuli of ``train``, ``val`` or ``test``, several joined by ``+``, or ``all``.
+        """What belongs to ``train``, ``val`` or ``test``, to several joined by ``+``, or to ``all``.
 
         Raises:
             InputError: The name is none of these, or the split is empty.
 
         """
-        wanted = check_split_name(name)
-        keep = self.stimuli.loc[self.stimuli["split"].isin(list(wanted)), "stimulus"]
-        if keep.empty:
+        wanted = list(check_split_name(name))
+        if name == "all":
+            return self
+        if (self.stimuli["split"] != "").any():
+            keep = self.stimuli.loc[self.stimuli["split"].isin(wanted), "stimulus"]
+            part = self.subset(stimuli=list(keep))
+        else:
+            part = self.subset(trials=self.trials.loc[self.trials["split"].isin(wanted), "trial"].tolist())
+        if part.stimuli.empty:
             raise InputError(f"{self.name}: split {name!r} holds none of the {len(self.stimuli)} stimuli here")
-        return self.subset(stimuli=list(keep))
+        return part
+
+    def resplit(self, rule: Mapping[str, Any]) -> GazeDataset:
+        """The same data divided by another rule than the card's; see :class:`~gazekit.datasets.split.SplitRule`.
+
+        >>> data.resplit({"by": "subject", "seed": 1, "val": 0.1, "test": 0.2})
+
+        Raises:
+            InputError: The rule is not one, or names a column that neither table has.
+
+        """
+        trials, stimuli = SplitRule.read(rule, "split").assign(self.trials, self.stimuli, self.name)
+        return replace(self, trials=trials, stimuli=stimuli)
 
     def fingerprint(self) -> str:
         """Hex digest over the tables' content; it changes whenever a row does."""
         digest = hashlib.sha256(self.name.encode())
-        for name in _TABLES:
-            table = getattr(self, name).drop(columns="path", errors="ignore")
+        for name in TABLES:
+            table = getattr(self, name).drop(columns=list(_PATHS), errors="ignore")
             digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def to_parquet(self, folder: Path) -> None:
-        """Write ``fixations.parquet``, ``trials.parquet`` and ``stimuli.parquet`` into `folder`."""
-        for name in _TABLES:
-            with written_aside(Path(folder) / f"{name}.parquet") as aside:
-                getattr(self, name).to_parquet(aside, index=False)
+    def to_parquet(self, folder: Path | str) -> None:
+        """Write the tables and the card into `folder`, which ``load(folder)`` then reads.
+
+        The files are ``fixations.parquet``, ``trials.parquet``, ``stimuli.parquet``, ``objects.parquet``
+        where there are objects, and ``card.yaml``. Images stay where they are.
+        """
+        for name in (*TABLES, "objects"):
+            if (table := getattr(self, name)) is not None:
+                with written_aside(Path(folder) / f"{name}.parquet") as aside:
+                    table.to_parquet(aside, index=False)
+        kept = {key: value for key, value in self.card.content.items() if key not in ("files", "needs", "download")}
+        content = {**kept, "format": "tables", "images": "optional", "needs": ["fixations.parquet"]}
+        with written_aside(Path(folder) / "card.yaml") as aside:
+            aside.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     @classmethod
-    def from_parquet(cls, folder: Path, card: str | Path) -> GazeDataset:
-        """Read back what :meth:`to_parquet` wrote, under the card of that name or file."""
-        try:
-            tables = {name: pd.read_parquet(Path(folder) / f"{name}.parquet") for name in _TABLES}
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder}: not a folder written by to_parquet ({error})") from error
-        return cls(**tables, card=Card.read(card))
+    def from_parquet(cls, folder: Path | str, card: str | Path | None = None) -> GazeDataset:
+        """Read back what :meth:`to_parquet` wrote, under its own card or the one of that name or file.
+
+        Raises:
+            InputError: A file is missing or damaged.
+
+        """
+        folder = Path(folder)
+        return cls(**read_parquet_tables(folder), card=Card.read(card or folder / "card.yaml"), source=folder)
 
 
-def check_split_name(name: str) -> set[str]:
-    """The splits that a name such as ``train+val`` or ``all`` stands for.
-
-    Raises:
-        InputError: It stands for none.
-    """
-    wanted = set(SPLITS) if name == "all" else set(name.split("+"))
-    if unknown := wanted - set(SPLITS):
-        raise InputError(f"no split named {sorted(unknown)[0]!r}; known: all, {', '.join(SPLITS)}, or joined by +")
-    return wanted
-
-
-def data_folder(name: str, root: Path | str | None, marker: Iterable[str]) -> Path:
-    """The folder that holds dataset `name`.
-
-    Args:
-        name: The dataset.
-        root: A data folder (with `name` inside) or the dataset's own folder. None looks in
-            ``$GAZEKIT_DATA`` and then in the cache.
-        marker: Files or folders that the dataset's own folder must contain.
+def read_parquet_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables that :meth:`GazeDataset.to_parquet` wrote.
 
     Raises:
-        InputError: Not found; the message lists where it was looked for and what is missing.
+        InputError: A file is missing or damaged.
 
     """
-    if root is not None:
-        candidates = [Path(root) / name, Path(root)]
-    else:
-        environment = os.environ.get("GAZEKIT_DATA")
-        candidates = [Path(environment) / name] if environment else []
-        candidates.append(cache_folder() / "data" / name)
-    needed = list(marker)
-    for folder in candidates:
-        if folder.is_dir() and all((folder / part).exists() for part in needed):
-            return folder
-    looked = ", ".join(f"{folder} ({_lack(folder, needed)})" for folder in candidates)
-    raise InputError(
-        f"dataset {name!r} is not here: looked in {looked}; run 'gazekit data fetch {name}', "
-        "or set GAZEKIT_DATA to the folder that contains it"
-    )
-
-
-def _lack(folder: Path, needed: list[str]) -> str:
-    if not folder.is_dir():
-        return "no such folder"
-    return "lacks " + ", ".join(part for part in needed if not (folder / part).exists())
+    names = [*TABLES, *(["objects"] if (folder / "objects.parquet").exists() else [])]
+    try:
+        return {name: pd.read_parquet(folder / f"{name}.parquet") for name in names}
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder}: not a folder written by to_parquet ({reason}); write it again") from error

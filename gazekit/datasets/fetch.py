@@ -84,6 +84,7 @@ def _listed_digests(name: str) -> dict[str, str]:
 def _check_image(path: Path, card: Card) -> None:
     try:
         found = image_size_wh_px(path)
+        assert card.screen is not None
         if found != card.screen.size_wh_px:
             raise InputError(f"{path.name}: {found[0]}x{found[1]} px, expected {card.screen.size_wh_px}")
     except InputError:

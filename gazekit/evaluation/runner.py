@@ -25,7 +25,7 @@ import gazekit
 from gazekit.batch import TrialBatch
 from gazekit.datasets import GazeDataset, load
 from gazekit.datasets.datamodule import StimulusItems
-from gazekit.datasets.dataset import check_split_name
+from gazekit.datasets.split import check_split_name
 from gazekit.density import exp_shared, fixation_density
 from gazekit.errors import InputError
 from gazekit.evaluation.protocol import Protocol

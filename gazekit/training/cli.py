@@ -14,7 +14,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
-from gazekit.datasets import DATASETS
+from gazekit.datasets.card import Card
 from gazekit.datasets.datamodule import ScanpathDataModule
 from gazekit.errors import InputError, one_line_warnings
 from gazekit.memory import keep_freed_memory
@@ -37,7 +37,7 @@ class GazeCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         # A wrong name or a missing folder is said before weights are downloaded.
-        DATASETS[self._get(self.config, "data.dataset")]
+        Card.read(self._get(self.config, "data.dataset"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = Path(self._get(self.config_init, "trainer.default_root_dir") or "runs")

@@ -72,7 +72,7 @@ def test_truncated_mat(tiny_osie):
     content = path.read_bytes()
     for keep in (0, 60, 200, len(content) // 2, len(content) - 5):
         path.write_bytes(content[:keep])
-        refused(tiny_osie, "fixations.mat: (not the authors' MATLAB file|cannot be read|holds no trial)")
+        refused(tiny_osie, "fixations.mat: (not the authors' file|cannot be read|holds no trial)")
 
 
 def test_another_mat_file(tiny_osie):
@@ -112,7 +112,7 @@ def test_empty_trial(tmp_path):
 def test_lengths_that_differ(tmp_path):
     refused(
         write_release(tmp_path / "d", edit={(1, 2): {"fix_x": np.zeros((1, 2))}}),
-        r"1002\.jpg, subject 3: 2 x, \d y and \d durations",
+        r"1002\.jpg, subject 3: 2 x, \d y, \d durations",
     )
 
 

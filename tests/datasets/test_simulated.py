@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from gazekit import InputError
-from gazekit.datasets import Card, load, simulated
-from gazekit.datasets.simulated import priority_map
+from gazekit.datasets import Card, load
+from gazekit.datasets.readers import simulated
+from gazekit.datasets.readers.simulated import priority_map
 
 
 @pytest.fixture(scope="module")

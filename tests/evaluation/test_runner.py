@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from gazekit import InputError
-from gazekit.datasets import load, simulated
+from gazekit.datasets import load
+from gazekit.datasets.readers import simulated
 from gazekit.evaluation import Protocol, evaluate, runner, summarize
 from gazekit.evaluation.report import write_report
 from gazekit.evaluation.saccades import saccades

@@ -20,10 +20,9 @@ from scipy.ndimage import gaussian_filter
 from skimage import data as photographs
 
 from gazekit.datasets.card import Card
-from gazekit.datasets.dataset import GazeDataset
+from gazekit.datasets.reading import Tables
 from gazekit.errors import InputError
-from gazekit.files import cache_folder, written_aside
-from gazekit.tables import check_fixations, check_stimuli, check_trials
+from gazekit.files import written_aside
 
 # Photographs inside scikit-image's wheel; none of these is downloaded.
 _PHOTOGRAPHS = (
@@ -33,29 +32,13 @@ _PHOTOGRAPHS = (
 _CELL_PX = 4
 
 
-def load_simulated(root: Path | str | None = None, strict: bool = False) -> GazeDataset:
-    """Generate (or reuse) the images, and simulate the trials; the same on every machine.
-
-    Args:
-        root: Folder for the images; None is the cache.
-        strict: Without effect; the set is always whole.
-
-    """
-    del strict
-    card = Card.read("simulated")
-    folder = Path(root) if root is not None else cache_folder() / "data" / "simulated"
+def read_simulated(folder: Path, card: Card) -> Tables:
+    """Generate (or reuse) the images in `folder`, and simulate the trials; the same on every machine."""
+    assert card.screen is not None
     observer = card.content["observer"]
     stimuli = _views(folder, card.screen.size_wh_px, observer)
-    stimuli["split"] = card.split_of(stimuli)
-    rng = np.random.default_rng(observer["seed"])
-    fixations, trials = _simulate(stimuli, card, observer, rng)
-    fixations = check_fixations(fixations, card.name)
-    return GazeDataset(
-        fixations=fixations,
-        trials=check_trials(trials, fixations, card.name),
-        stimuli=check_stimuli(stimuli, card.name),
-        card=card,
-    )
+    fixations, trials = _simulate(stimuli, card.screen.px_per_dva, observer, np.random.default_rng(observer["seed"]))
+    return Tables(fixations, trials, stimuli)
 
 
 def _views(folder: Path, size_wh_px: tuple[int, int], observer: Mapping[str, Any]) -> pd.DataFrame:
@@ -99,9 +82,8 @@ def priority_map(rgb: NDArray[np.float64], px_per_dva: float, observer: Mapping[
 
 
 def _simulate(
-    stimuli: pd.DataFrame, card: Card, observer: Mapping[str, Any], rng: np.random.Generator
+    stimuli: pd.DataFrame, px_per_dva: float, observer: Mapping[str, Any], rng: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    px_per_dva = card.screen.px_per_dva
     parts: list[pd.DataFrame] = []
     trials: list[dict[str, Any]] = []
     for stimulus, path in zip(stimuli["stimulus"], stimuli["path"], strict=True):

@@ -1,0 +1,213 @@
+"""From a name to a checked dataset: find the folder, read, check, count, split, and remember the tables."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import sys
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gazekit import __version__
+from gazekit.datasets.card import Card
+from gazekit.datasets.dataset import GazeDataset, PartialDataWarning, read_parquet_tables
+from gazekit.datasets.reading import Tables
+from gazekit.errors import InputError
+from gazekit.files import cache_folder
+from gazekit.registry import Registry, unknown_name
+from gazekit.tables import check_fixations, check_objects, check_stimuli, check_trials, outside
+
+Reader = Callable[..., Tables]
+
+
+def load(
+    name: str | Path,
+    root: Path | str | None = None,
+    strict: bool = False,
+    *,
+    formats: Registry,
+    cache: bool = True,
+    **options: Any,
+) -> GazeDataset:
+    """See :func:`gazekit.datasets.load`, which fills in `formats`."""
+    card, own_folder = _find_card(name)
+    reader: Reader = formats.load(card.format)
+    _check_options(card, reader, options)
+    folder = own_folder or _folder_of(card, root)
+    store = _TableStore(card, folder, reader, options) if cache and not card.simulated else None
+    data = store.read() if store else None
+    if data is None:
+        data = _check(reader(folder, card, **options), card, folder)
+        if store:
+            store.write(data)
+    _count(data, strict)
+    return data
+
+
+def _find_card(name: str | Path) -> tuple[Card, Path | None]:
+    """The card, and the dataset's folder where the name is a path."""
+    given = Path(name)
+    if given.is_dir() and (given.parent != Path() or (given / "card.yaml").is_file()):
+        if not (given / "card.yaml").is_file():
+            raise InputError(f"{given}: holds no card.yaml; write one (docs/datasets.md), or use from_folder")
+        given = given / "card.yaml"
+    card = Card.read(given)
+    if given.suffix not in (".yaml", ".yml"):
+        return card, None
+    folder = card.path.parent if card.path else given.parent
+    here = folder if card.needs and all((folder / part).exists() for part in card.needs) else None
+    return card, here
+
+
+def _folder_of(card: Card, root: Path | str | None) -> Path:
+    if card.simulated:
+        return Path(root) if root is not None else cache_folder() / "data" / card.name
+    return data_folder(card.name, root, card.needs)
+
+
+def _check_options(card: Card, reader: Reader, options: Mapping[str, Any]) -> None:
+    known = [name for name in inspect.signature(reader).parameters if name not in ("folder", "card")]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option for dataset {card.name}", option, known)
+
+
+def _check(tables: Tables, card: Card, folder: Path) -> GazeDataset:
+    """The dataset, held to the rules of :mod:`gazekit.tables` and to what the card says can never be."""
+    fixations = check_fixations(tables.fixations, card.name)
+    # A release that is known to have no empty trial has lost something when one is found.
+    trials = check_trials(tables.trials, fixations, card.name, allow_empty=card.expect.get("empty_trials") != 0)
+    stimuli = check_stimuli(tables.stimuli, card.name)
+    for table, what in ((fixations, "fixations"), (trials, "trials")):
+        if unknown := sorted(set(table["stimulus"]) - set(stimuli["stimulus"])):
+            raise InputError(f"{folder}: {what} on stimulus {unknown[0]!r}, which is not listed; {card.mend}")
+    objects = None if tables.objects is None else check_objects(tables.objects, stimuli, card.name)
+    if card.expect.get("fixations_outside") == 0 and (off := outside(fixations, stimuli)).any():
+        first = fixations[off].iloc[0]
+        raise InputError(
+            f"{folder}: {int(off.sum())} fixations lie outside their image (first: stimulus {first['stimulus']}, "
+            f"subject {first['subject']}, (x, y) = ({first['x_px']:.1f}, {first['y_px']:.1f}) px); the release has "
+            f"none, so a file is damaged or rescaled; {card.mend}"
+        )
+    trials, stimuli = card.split_rule.assign(trials, stimuli, card.name)
+    return GazeDataset(fixations, trials, stimuli, card, objects, tables.changes, folder)
+
+
+def _count(data: GazeDataset, strict: bool) -> None:
+    expected = data.card.expect.get("stimuli")
+    # A generated set is whole by construction.
+    if expected is None or data.card.simulated or len(data.stimuli) >= expected:
+        return
+    missing = expected - len(data.stimuli)
+    message = f"{data.name}: {len(data.stimuli)} of {expected} stimuli in {data.source}, {missing} missing"
+    if strict:
+        raise InputError(f"{message}; {data.card.mend}, or load with strict=False")
+    warnings.warn(message, PartialDataWarning, stacklevel=4)
+
+
+class _TableStore:
+    """The checked tables of one copy of a release, found again by everything that shaped them.
+
+    The key covers the card, the options, gazekit's version, the reader's source and the name, size
+    and time of every file in the folder, so that nothing here can go stale.
+    """
+
+    def __init__(self, card: Card, folder: Path, reader: Reader, options: Mapping[str, Any]) -> None:
+        source = sys.modules[reader.__module__].__file__
+        shaped_by = {
+            "version": __version__,
+            "card": json.dumps(card.content, sort_keys=True, default=str),
+            "options": json.dumps(options, sort_keys=True, default=str),
+            "code": [_digest(Path(p).read_bytes()) for p in (source, __file__) if p],
+            "folder": str(folder.resolve()),
+        }
+        digest = hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode())
+        for line in sorted(_listing(folder)):
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        self.card, self.source = card, folder
+        self.folder = cache_folder() / "tables" / f"{card.name}-{digest.hexdigest()[:16]}"
+
+    def read(self) -> GazeDataset | None:
+        """The tables, or None where there are none or they cannot be read; they are then made anew."""
+        if not self.folder.is_dir():
+            return None
+        try:
+            changes = json.loads((self.folder / "changes.json").read_text(encoding="utf-8"))
+            return GazeDataset(
+                **read_parquet_tables(self.folder), card=self.card, changes=tuple(changes), source=self.source
+            )
+        except (InputError, OSError, ValueError):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return None
+
+    def write(self, data: GazeDataset) -> None:
+        """Store the tables; a cache that cannot be written costs time later, and nothing else."""
+        aside = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            data.to_parquet(aside)
+            (aside / "changes.json").write_text(json.dumps(data.changes), encoding="utf-8")
+            # Another process may have been first; its tables are the same.
+            aside.replace(self.folder)
+        except OSError:
+            pass
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _listing(folder: Path) -> Iterable[str]:
+    """Name, size and time of every file below `folder`."""
+    below = [folder]
+    while below:
+        with os.scandir(below.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(Path(entry.path))
+                else:
+                    about = entry.stat()
+                    yield f"{os.path.relpath(entry.path, folder)}\t{about.st_size}\t{about.st_mtime_ns}\n"
+
+
+def data_folder(name: str, root: Path | str | None, needs: Iterable[str]) -> Path:
+    """The folder that holds dataset `name`.
+
+    Args:
+        name: The dataset.
+        root: A data folder (with `name` inside) or the dataset's own folder. None looks in
+            ``$GAZEKIT_DATA`` and then in the cache.
+        needs: Files or folders that the dataset's own folder must contain.
+
+    Raises:
+        InputError: Not found; the message lists where it was looked for and what is missing.
+
+    """
+    if root is not None:
+        candidates = [Path(root) / name, Path(root)]
+    else:
+        environment = os.environ.get("GAZEKIT_DATA")
+        candidates = [Path(environment) / name] if environment else []
+        candidates.append(cache_folder() / "data" / name)
+    needed = list(needs)
+    for folder in candidates:
+        if folder.is_dir() and all((folder / part).exists() for part in needed):
+            return folder
+    looked = ", ".join(f"{folder} ({_lack(folder, needed)})" for folder in candidates)
+    raise InputError(
+        f"dataset {name!r} is not here: looked in {looked}; run 'gazekit data fetch {name}', "
+        "or set GAZEKIT_DATA to the folder that contains it"
+    )
+
+
+def _lack(folder: Path, needed: list[str]) -> str:
+    if not folder.is_dir():
+        return "no such folder"
+    return "lacks " + ", ".join(part for part in needed if not (folder / part).exists())

@@ -1,0 +1,258 @@
+"""What the readers of the authors' files share: collecting trials, listing images, opening MATLAB and JSON files.
+
+A reader is a function ``read_NAME(folder, card, **options) -> Tables``. It opens files, converts
+units and names the columns; :mod:`gazekit.datasets.loading` finds the folder, checks the tables,
+counts, splits and caches. Every fault it meets is one :class:`~gazekit.errors.InputError` that names
+the file.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.io import loadmat
+
+from gazekit.datasets.card import Card
+from gazekit.datasets.images import image_size_wh_px
+from gazekit.errors import InputError
+
+# No file of the known releases unpacks to more; a MATLAB file that claims to is refused.
+_LARGEST_UNPACKED_BYTES = 2 * 1024**3
+_PIECE_BYTES = 16 * 1024**2
+_COLUMN_WORDS = {"x_px": "x", "y_px": "y", "t_s": "onsets", "duration_s": "durations"}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a reader returns.
+
+    Args:
+        fixations: Rows as in :mod:`gazekit.tables`.
+        trials: Likewise.
+        stimuli: Likewise, without ``split``.
+        changes: What was changed on the way, one sentence each; empty where the values are those of
+            the files up to units.
+        objects: Boxes of objects on the stimuli, or None.
+
+    """
+
+    fixations: pd.DataFrame
+    trials: pd.DataFrame
+    stimuli: pd.DataFrame
+    changes: tuple[str, ...] = ()
+    objects: pd.DataFrame | None = None
+
+
+@dataclass
+class TrialCollector:
+    """Takes trials one after the other and makes the fixation and the trial table of them."""
+
+    card: Card
+    _trials: list[dict[str, Any]] = field(default_factory=list)
+    _lengths: list[int] = field(default_factory=list)
+    _columns: dict[str, list[NDArray[np.float64]]] = field(
+        default_factory=lambda: {"x_px": [], "y_px": [], "t_s": [], "duration_s": []}
+    )
+
+    def add(
+        self,
+        where: str,
+        subject: str,
+        stimulus: str,
+        x_px: ArrayLike,
+        y_px: ArrayLike,
+        t_s: ArrayLike | None = None,
+        duration_s: ArrayLike | None = None,
+        task: str | None = None,
+        **columns: Any,
+    ) -> None:
+        """One trial.
+
+        Args:
+            where: File and place in it, for error messages.
+            subject: Name of the subject.
+            stimulus: Name of the stimulus.
+            x_px: (T,) positions.
+            y_px: (T,) positions.
+            t_s: (T,) onsets, or None where unknown.
+            duration_s: (T,) durations, or None where unknown.
+            task: None is the card's.
+            columns: Further columns of the trial table.
+
+        Raises:
+            InputError: The lists differ in length, or hold something else than numbers.
+
+        """
+        given = {"x_px": x_px, "y_px": y_px, "t_s": t_s, "duration_s": duration_s}
+        arrays = {name: self._numbers(value, name, where) for name, value in given.items() if value is not None}
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            counts = ", ".join(f"{n} {_COLUMN_WORDS[name]}" for name, n in lengths.items())
+            raise InputError(f"{where}: {counts}, expected equally many; {self.card.mend}")
+        n = len(arrays["x_px"])
+        for name, parts in self._columns.items():
+            parts.append(arrays[name] if name in arrays else np.full(n, np.nan))
+        self._trials.append(
+            {
+                "trial": len(self._trials),
+                "subject": subject,
+                "stimulus": stimulus,
+                "task": task or self.card.content.get("task", "free_viewing"),
+                **columns,
+            }
+        )
+        self._lengths.append(n)
+
+    def _numbers(self, value: ArrayLike, name: str, where: str) -> NDArray[np.float64]:
+        try:
+            numbers = np.asarray(value, dtype=np.float64).ravel()
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{where}: {_COLUMN_WORDS[name]} are not a list of numbers; {self.card.mend}") from error
+        return numbers
+
+    def tables(self, source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The fixation and the trial table.
+
+        Raises:
+            InputError: There was no trial; `source` is named.
+
+        """
+        if not self._trials:
+            raise InputError(f"{source}: holds no trial; {self.card.mend}")
+        trials = pd.DataFrame(self._trials)
+        lengths = np.array(self._lengths)
+        of_fixation = np.repeat(np.arange(len(lengths)), lengths)
+        starts = np.cumsum(lengths) - lengths
+        fixations = trials.loc[of_fixation, ["subject", "stimulus", "trial"]].reset_index(drop=True)
+        fixations["fixation"] = np.arange(len(of_fixation)) - starts[of_fixation]
+        for name, parts in self._columns.items():
+            fixations[name] = np.concatenate(parts)
+        return fixations, trials
+
+
+def list_stimuli(
+    paths: Mapping[str, Path],
+    card: Card,
+    expected_wh_px: tuple[int, int] | None = None,
+    sizes_wh_px: Mapping[str, tuple[int, int]] | None = None,
+    **columns: Any,
+) -> pd.DataFrame:
+    """The stimulus table from one image file per stimulus.
+
+    Args:
+        paths: Stimulus -> image.
+        card: Whose ``images`` says if an image may be missing; its ``path`` is then empty.
+        expected_wh_px: Size that every image must have; None accepts any.
+        sizes_wh_px: Stimulus -> size as the eye movement files state it. An image must have it, and a
+            missing image is listed with it.
+        columns: Further columns, each a list in the order of `paths`.
+
+    Raises:
+        InputError: An image is missing, unreadable or of another size.
+
+    """
+    absent = [path for path in paths.values() if not path.is_file()]
+    if absent and not card.images_optional:
+        raise InputError(f"{absent[0]}: image missing ({len(absent)} of {len(paths)} are); {card.mend}")
+    missing = set(absent)
+    sizes = []
+    for name, path in paths.items():
+        expected = sizes_wh_px[name] if sizes_wh_px is not None else expected_wh_px
+        found = expected if path in missing else image_size_wh_px(path)
+        if found is None:
+            raise InputError(f"{path}: image missing, and its size is not stated elsewhere; {card.mend}")
+        if expected is not None and found != expected:
+            raise InputError(
+                f"{path}: image is {found[0]}x{found[1]} px, expected {expected[0]}x{expected[1]}; {card.mend}"
+            )
+        sizes.append(found)
+    width, height = zip(*sizes, strict=True) if sizes else ((), ())
+    return pd.DataFrame(
+        {
+            "stimulus": list(paths),
+            "path": ["" if path in missing else str(path) for path in paths.values()],
+            "width_px": width,
+            "height_px": height,
+            **columns,
+        }
+    )
+
+
+def read_mat(path: Path, card: Card, expected: str) -> dict[str, Any]:
+    """The variables of a MATLAB v4 to v7 file, as SciPy gives them; nothing in it is executed.
+
+    Args:
+        path: The file.
+        card: For the end of the message.
+        expected: What the file should hold, for the message.
+
+    Raises:
+        InputError: It is missing, truncated, not such a file, or unpacks to more than 2 GiB.
+
+    """
+    try:
+        _check_whole(path.read_bytes())
+        content: dict[str, Any] = loadmat(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); {card.mend}") from error
+    except Exception as error:  # SciPy raises whatever a damaged stream makes it trip over.
+        not_authors(path, card, expected, error)
+    return content
+
+
+def not_authors(path: Path | str, card: Card, expected: str, error: Exception | str) -> NoReturn:
+    """Raise the one message for a file that is not what the authors released."""
+    found = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    raise InputError(f"{path}: not the authors' file ({found}), expected {expected}; {card.mend}") from (
+        None if isinstance(error, str) else error
+    )
+
+
+def _check_whole(content: bytes) -> None:
+    """Raise ValueError if a MATLAB v5 file ends before its last element does, which SciPy can overlook, or swells."""
+    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
+    if order is None:
+        raise ValueError("no MATLAB v5 header")
+    at, unpacked = 128, 0
+    while at < len(content):
+        if at + 8 > len(content):
+            raise ValueError("truncated")
+        kind, n_bytes = struct.unpack_from(f"{order}II", content, at)
+        if kind == 15:  # miCOMPRESSED
+            unpack, piece = zlib.decompressobj(), content[at + 8 : at + 8 + n_bytes]
+            while piece and not unpack.eof:
+                unpacked += len(unpack.decompress(piece, _PIECE_BYTES))
+                piece = unpack.unconsumed_tail
+                if unpacked > _LARGEST_UNPACKED_BYTES:
+                    raise ValueError(f"unpacks to more than {_LARGEST_UNPACKED_BYTES} bytes")
+        at += 8 + n_bytes
+    if at != len(content) or at == 128:
+        raise ValueError(f"truncated: {len(content)} bytes, expected {at}")
+
+
+def read_json(path: Path, card: Card, expected: str) -> Any:
+    """The content of a JSON file; ``NaN`` and ``Infinity``, which JSON does not have, are refused.
+
+    Raises:
+        InputError: The file is missing, not UTF-8 or not JSON.
+
+    """
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not a JSON number")
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); {card.mend}") from error
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        not_authors(path, card, expected, error)
