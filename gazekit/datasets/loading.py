@@ -100,15 +100,17 @@ def _check(tables: Tables, card: Card, folder: Path) -> GazeDataset:
 
 
 def _count(data: GazeDataset, strict: bool) -> None:
-    expected = data.card.expect.get("stimuli")
-    # A generated set is whole by construction.
-    if expected is None or data.card.simulated or len(data.stimuli) >= expected:
-        return
-    missing = expected - len(data.stimuli)
-    message = f"{data.name}: {len(data.stimuli)} of {expected} stimuli in {data.source}, {missing} missing"
-    if strict:
-        raise InputError(f"{message}; {data.card.mend}, or load with strict=False")
-    warnings.warn(message, PartialDataWarning, stacklevel=4)
+    """Warn, or raise where `strict`, when a copy holds fewer stimuli or subjects than the release."""
+    found = {"stimuli": len(data.stimuli), "subjects": data.trials["subject"].nunique()}
+    for what, n in found.items():
+        expected = data.card.expect.get(what)
+        # A generated set is whole by construction.
+        if expected is None or data.card.simulated or n >= expected:
+            continue
+        message = f"{data.name}: {n} of {expected} {what} in {data.source}, {expected - n} missing"
+        if strict:
+            raise InputError(f"{message}; {data.card.mend}, or load with strict=False")
+        warnings.warn(message, PartialDataWarning, stacklevel=4)
 
 
 class _TableStore:

@@ -59,9 +59,7 @@ class TrialCollector:
     card: Card
     _trials: list[dict[str, Any]] = field(default_factory=list)
     _lengths: list[int] = field(default_factory=list)
-    _columns: dict[str, list[NDArray[np.float64]]] = field(
-        default_factory=lambda: {"x_px": [], "y_px": [], "t_s": [], "duration_s": []}
-    )
+    _columns: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: {name: [] for name in _COLUMN_WORDS})
 
     def add(
         self,
@@ -73,6 +71,7 @@ class TrialCollector:
         t_s: ArrayLike | None = None,
         duration_s: ArrayLike | None = None,
         task: str | None = None,
+        per_fixation: Mapping[str, ArrayLike] | None = None,
         **columns: Any,
     ) -> None:
         """One trial.
@@ -86,21 +85,23 @@ class TrialCollector:
             t_s: (T,) onsets, or None where unknown.
             duration_s: (T,) durations, or None where unknown.
             task: None is the card's.
+            per_fixation: Further columns of the fixation table, each (T,); the same ones for every trial.
             columns: Further columns of the trial table.
 
         Raises:
             InputError: The lists differ in length, or hold something else than numbers.
 
         """
-        given = {"x_px": x_px, "y_px": y_px, "t_s": t_s, "duration_s": duration_s}
+        given: dict[str, ArrayLike | None] = {"x_px": x_px, "y_px": y_px, "t_s": t_s, "duration_s": duration_s}
+        given |= dict(per_fixation or {})
         arrays = {name: self._numbers(value, name, where) for name, value in given.items() if value is not None}
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{n} {_COLUMN_WORDS[name]}" for name, n in lengths.items())
+            counts = ", ".join(f"{n} {_COLUMN_WORDS.get(name, name)}" for name, n in lengths.items())
             raise InputError(f"{where}: {counts}, expected equally many; {self.card.mend}")
         n = len(arrays["x_px"])
-        for name, parts in self._columns.items():
-            parts.append(arrays[name] if name in arrays else np.full(n, np.nan))
+        for name in given:
+            self._columns.setdefault(name, []).append(arrays[name] if name in arrays else np.full(n, np.nan))
         self._trials.append(
             {
                 "trial": len(self._trials),
@@ -116,7 +117,9 @@ class TrialCollector:
         try:
             numbers = np.asarray(value, dtype=np.float64).ravel()
         except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"{where}: {_COLUMN_WORDS[name]} are not a list of numbers; {self.card.mend}") from error
+            raise InputError(
+                f"{where}: {_COLUMN_WORDS.get(name, name)} are not a list of numbers; {self.card.mend}"
+            ) from error
         return numbers
 
     def tables(self, source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -137,6 +140,18 @@ class TrialCollector:
         for name, parts in self._columns.items():
             fixations[name] = np.concatenate(parts)
         return fixations, trials
+
+
+def plain_name(name: object, where: Path | str, card: Card) -> str:
+    """`name`, if it is a file name and nothing else; a path could lead out of the dataset's folder.
+
+    Raises:
+        InputError: It is empty, not text, or has a folder in it.
+
+    """
+    if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0"):
+        raise InputError(f"{where}: {name!r} is not the name of a file; {card.mend}")
+    return str(name)
 
 
 def list_stimuli(
