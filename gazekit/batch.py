@@ -10,6 +10,47 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class SearchTask:
+    """What each of B trials looked for, and under which limits.
+
+    Args:
+        target: B names: a word (``"cup"``) or the name of a template.
+        present: (B,) bool, True where the target was on the stimulus.
+        box_px: (B, 4) float left, top, right, bottom of the target, half-open; 0 where there is no box.
+        has_box: (B,) bool.
+        start_xy_px: (B, 2) float where the design put the eye at the onset; 0 where it did not.
+        has_start: (B,) bool.
+        max_saccades: (B,) long, the trial ended after so many; -1 without a limit.
+        template: (P, 3, h, w) float RGB in [0, 1], the distinct target images of the batch, or None.
+        template_of_trial: (B,) long, row of `template`; -1 where no image was shown.
+
+    """
+
+    target: tuple[str, ...]
+    present: Tensor
+    box_px: Tensor
+    has_box: Tensor
+    start_xy_px: Tensor
+    has_start: Tensor
+    max_saccades: Tensor
+    template: Tensor | None
+    template_of_trial: Tensor
+
+    _PER_TRIAL = ("present", "box_px", "has_box", "start_xy_px", "has_start", "max_saccades", "template_of_trial")
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> SearchTask:
+        """The same task with every tensor on `device`."""
+        names = (*self._PER_TRIAL, *(["template"] if self.template is not None else []))
+        moved: dict[str, Any] = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
+        return replace(self, **moved)
+
+    def trials(self, part: slice) -> SearchTask:
+        """Some of the trials, with all templates kept."""
+        picked: dict[str, Any] = {name: getattr(self, name)[part] for name in self._PER_TRIAL}
+        return replace(self, target=self.target[part], **picked)
+
+
+@dataclass(frozen=True)
 class TrialBatch:
     """B trials on S distinct stimuli of one size; padding is on the right and marked by `valid`.
 
@@ -18,7 +59,7 @@ class TrialBatch:
     Args:
         stimulus: S names.
         size_wh_px: Width and height shared by the S stimuli.
-        px_per_dva: Pixels per degree of visual angle.
+        px_per_dva: Pixels per degree of visual angle; NaN where the release does not state the geometry.
         image: (S, 3, H, W) float RGB in [0, 1], or None where `features` replaces it.
         features: Cached backbone maps, each (S, C, h, w), or None.
         stimulus_of_trial: (B,) long, the row of `stimulus` that each trial looked at.
@@ -27,6 +68,8 @@ class TrialBatch:
         xy_px: (B, T, 2) float fixations as (x, y) px.
         duration_s: (B, T) float; NaN where unknown, 0 in the padding.
         valid: (B, T) bool, False where the scanpath is padding.
+        search: What was searched for, or None in free viewing.
+        caption: B texts that the subjects wrote, or None.
 
     """
 
@@ -41,6 +84,8 @@ class TrialBatch:
     xy_px: Tensor
     duration_s: Tensor
     valid: Tensor
+    search: SearchTask | None = None
+    caption: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.subject)
@@ -59,7 +104,8 @@ class TrialBatch:
         moved: dict[str, Any] = {name: move(getattr(self, name)) for name in tensors}
         image = None if self.image is None else move(self.image)
         features = None if self.features is None else tuple(move(f) for f in self.features)
-        return replace(self, image=image, features=features, **moved)
+        search = None if self.search is None else self.search.to(device, non_blocking)
+        return replace(self, image=image, features=features, search=search, **moved)
 
     def pin_memory(self) -> TrialBatch:
         image = None if self.image is None else self.image.pin_memory()
@@ -91,6 +137,8 @@ class TrialBatch:
                 xy_px=self.xy_px.new_zeros(1, steps, 2),
                 duration_s=self.duration_s.new_zeros(1, steps),
                 valid=self.valid.new_zeros(1, steps),
+                search=None,
+                caption=None,
             )
         pick = slice(row, row + 1)
         return replace(
@@ -112,6 +160,8 @@ class TrialBatch:
             xy_px=self.xy_px[part],
             duration_s=self.duration_s[part],
             valid=self.valid[part],
+            search=None if self.search is None else self.search.trials(part),
+            caption=None if self.caption is None else self.caption[part],
         )
 
 

@@ -34,6 +34,11 @@ class _OneLineErrors(click.Group):
             sys.exit(130)
 
 
+_data_root = click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache."
+)
+
+
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.option("--traceback", is_flag=True, help="Show the Python traceback of an error.")
@@ -44,9 +49,7 @@ def main(traceback: bool) -> None:
 
 
 @main.command()
-@click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache."
-)
+@_data_root
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
 @click.option("--epochs", type=int, help="Fewer (or more) epochs than the recipes have.")
 @click.option("--simulated", is_flag=True, help="Use the simulated data even where real data are at hand.")
@@ -63,41 +66,67 @@ def data() -> None:
 
 
 @data.command("list")
-def list_data() -> None:
-    """What is known, what is here, and under which licence."""
-    from gazekit.datasets import data_folder
-    from gazekit.datasets.card import Card
-    from gazekit.resources import resource_names
+@click.option("--markdown", is_flag=True, help="Print the table of docs/datasets.md.")
+def list_data(markdown: bool) -> None:
+    """What is known, what is here, how large it is, and under which licence."""
+    from gazekit.datasets.overview import as_markdown, as_text, entries
 
-    for name in resource_names("datasets"):
-        card = Card.read(name)
-        if "download" in card.content:
-            try:
-                here = str(data_folder(name, None, list(card.content["files"])))
-            except InputError:
-                here = f"not here; gazekit data fetch {name}"
-        else:
-            here = "generated on first use"
-        licence = ", ".join(f"{what} {text}" for what, text in card.content["license"].items())
-        click.echo(f"{card.label:24} {card.expect['stimuli']:>5} stimuli  {licence}\n{'':24} {here}")
+    click.echo((as_markdown if markdown else as_text)(entries()))
 
 
 @data.command("fetch")
 @click.argument("name")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to; default is the cache.")
 def fetch_data(name: str, folder: Path | None) -> None:
-    """Download dataset NAME, file by file, checking each."""
+    """Download dataset NAME, checking every file; broken off, it goes on where it stopped.
+
+    Where a form or a licence stands in the way, it says what to get, from where, and where to put it.
+    """
     from gazekit.datasets.fetch import fetch
 
     click.echo(f"data: {fetch(name, folder, say=click.echo)}")
 
 
+@data.command("check")
+@click.argument("name")
+@_data_root
+@click.option("--images/--no-images", default=True, show_default=True, help="Decode every image.")
+def check_data(name: str, data_root: Path | None, images: bool) -> None:
+    """Hold dataset NAME (or the folder of your own card) against its card; exit status 1 if anything deviates."""
+    from gazekit.datasets import load
+    from gazekit.datasets.check import check
+
+    findings = check(load(name, root=data_root, cache=False), decode_images=images)
+    for finding in findings:
+        click.echo(f"{'DEVIATES' if finding.deviates else 'ok' if finding.expected else '':9}{finding}")
+    if deviating := sum(finding.deviates for finding in findings):
+        raise InputError(f"{name}: {deviating} of {len(findings)} findings deviate from the card")
+
+
+@data.command("show")
+@click.argument("name")
+@_data_root
+@click.option("--trials", default=6, show_default=True, help="How many trials.")
+@click.option("--seed", default=0, show_default=True, help="Which ones.")
+@click.option("--stimulus", "stimuli", multiple=True, help="Only trials on this stimulus; may be given several times.")
+@click.option("--out", type=click.Path(path_type=Path), help="Figure to write; default is NAME.png.")
+def show_data(
+    name: str, data_root: Path | None, trials: int, seed: int, stimuli: tuple[str, ...], out: Path | None
+) -> None:
+    """Draw a few trials of dataset NAME over their stimuli."""
+    from gazekit.datasets import load
+    from gazekit.datasets.show import save_shown, show
+
+    dataset = load(name, root=data_root)
+    path = out or Path(f"{dataset.name}.png")
+    save_shown(show(dataset, trials, seed, list(stimuli) or None), path)
+    click.echo(f"figure: {path}")
+
+
 @main.command()
 @click.argument("protocol")
 @click.option("--model", "models", multiple=True, help="Checkpoint file or model name; give it once per model.")
-@click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache."
-)
+@_data_root
 @click.option("--split", help="train, val, test, several joined by +, or all; default is the protocol's.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/evaluation"), show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="Where models and metrics run, e.g. cuda.")
@@ -142,9 +171,7 @@ def bench() -> None:
 
 
 @bench.command("metrics")
-@click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Data folder; default $GAZEKIT_DATA, then the cache."
-)
+@_data_root
 @click.option("--stimuli", type=int, help="Only so many stimuli.")
 def bench_metrics(data_root: Path | None, stimuli: int | None) -> None:
     """Time the full-resolution map metrics on OSIE."""

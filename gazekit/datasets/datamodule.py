@@ -1,12 +1,17 @@
-"""The Lightning DataModule: stimuli with all their trials, decoded in workers, in batches of one size."""
+"""The Lightning DataModules: stimuli with all their trials, decoded in workers, in batches of one size.
+
+One for free viewing, one for target search and one for captioned viewing. They differ in what a
+batch carries beside the scanpaths; splits, order and sharing among processes are the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as L
 import torch
 from numpy.typing import NDArray
@@ -14,12 +19,14 @@ from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from gazekit.batch import TrialBatch
+from gazekit.batch import SearchTask, TrialBatch
 from gazekit.datasets import load
 from gazekit.datasets.dataset import GazeDataset
 from gazekit.datasets.features import FeatureCache, read_features
-from gazekit.datasets.images import read_image
+from gazekit.datasets.image_cache import ImageCache
+from gazekit.datasets.images import read_image, to_tensor
 from gazekit.errors import InputError
+from gazekit.tables import TARGET_BOX
 
 
 class _Item(NamedTuple):
@@ -43,6 +50,13 @@ class StimulusItems(Dataset[_Item]):
         size_wh_px: Frame of image and fixations; None is each stimulus's own size.
         cache: Serve cached features in place of images, for stimuli that are all in it.
         decode: Read images at all; False serves the trials alone.
+        images: Keep decoded images there.
+        with_search: Serve what was searched for, as :class:`~gazekit.batch.SearchTask`.
+        with_captions: Serve what the subjects wrote.
+        template_size_wh_px: Size of the target images; None is their own, which must then be one.
+
+    Raises:
+        InputError: The dataset has no targets or no captions to serve, or an image is not in this copy.
 
     """
 
@@ -52,12 +66,28 @@ class StimulusItems(Dataset[_Item]):
         size_wh_px: tuple[int, int] | None = None,
         cache: FeatureCache | None = None,
         decode: bool = True,
+        images: ImageCache | None = None,
+        with_search: bool = False,
+        with_captions: bool = False,
+        template_size_wh_px: tuple[int, int] | None = None,
     ) -> None:
-        self.data, self.decode = data, decode
+        self.data, self.decode, self.images = data, decode, images
+        self.with_search, self.with_captions = with_search, with_captions
+        self.template_size_wh_px = template_size_wh_px
+        for wanted, column in ((with_search, "target"), (with_captions, "caption")):
+            if wanted and column not in data.trials:
+                raise InputError(f"{data.name}: the trials have no {column}; use a data module for another task")
+        self._trial_table = data.trials.set_index("trial")
         self.size_wh_px = size_wh_px
         self.names = data.stimuli["stimulus"].tolist()
         self.row_of = {name: row for row, name in enumerate(self.names)}
         self.paths = data.stimuli["path"].tolist()
+        if decode and cache is None and "" in self.paths:
+            first = self.names[self.paths.index("")]
+            raise InputError(
+                f"{data.name}: no image of stimulus {first!r} in this copy ({self.paths.count('')} of "
+                f"{len(self.paths)} are missing); {data.card.mend}"
+            )
         self.own_sizes = list(zip(data.stimuli["width_px"], data.stimuli["height_px"], strict=True))
         self.feature_paths = None if cache is None else [cache.path(path) for path in self.paths]
         by_stimulus = {str(name): part for name, part in data.fixations.groupby("stimulus", sort=False)}
@@ -88,8 +118,13 @@ class StimulusItems(Dataset[_Item]):
         if self.feature_paths is not None:
             features = read_features(self.feature_paths[index])
         elif self.decode:
-            image = read_image(self.paths[index], self.frame_wh_px(index))
+            image = self._image(self.paths[index], self.frame_wh_px(index))
         return _Item(self.names[index], image, features, *self._trials[index])
+
+    def _image(self, path: str, size_wh_px: tuple[int, int] | None) -> Tensor:
+        if self.images is None or size_wh_px is None:
+            return read_image(path, size_wh_px)
+        return to_tensor(self.images.read(path, size_wh_px))
 
     def collate(self, items: list[_Item]) -> TrialBatch:
         """Stack items into one batch; trials of all of them follow each other."""
@@ -105,21 +140,60 @@ class StimulusItems(Dataset[_Item]):
         images = [item.image for item in items if item.image is not None]
         # A frame of another size than the stimulus changes pixels per degree with it.
         scale = size[0] / self.own_sizes[self.row_of[items[0].stimulus]][0]
+        screen = self.data.card.screen
+        trial = np.concatenate([item.trial for item in items])
+        rows = self._trial_table.loc[trial] if self.with_search or self.with_captions else None
         return TrialBatch(
             stimulus=tuple(item.stimulus for item in items),
             size_wh_px=size,
-            px_per_dva=self.data.screen.px_per_dva * scale,
+            px_per_dva=float("nan") if screen is None else screen.px_per_dva * scale,
             image=torch.stack(images) if images else None,
             features=tuple(torch.stack(maps).float() for maps in zip(*features, strict=True)) if features else None,
             stimulus_of_trial=torch.repeat_interleave(
                 torch.arange(len(items)), torch.tensor([len(item.trial) for item in items])
             ),
             subject=tuple(name for item in items for name in item.subject),
-            trial=torch.from_numpy(np.concatenate([item.trial for item in items])),
+            trial=torch.from_numpy(trial),
             xy_px=_stack([item.xy_px for item in items], longest),
             duration_s=_stack([item.duration_s for item in items], longest),
             valid=_stack([item.valid for item in items], longest),
+            search=self._search(rows) if self.with_search and rows is not None else None,
+            caption=tuple(rows["caption"]) if self.with_captions and rows is not None else None,
         )
+
+    def _search(self, rows: pd.DataFrame) -> SearchTask:
+        """What the trials of these rows of the trial table looked for, in the frame in which they are served."""
+        scale = np.array([self._scale(self.row_of[name]) for name in rows["stimulus"]])
+        box, has_box = _numbers(rows, TARGET_BOX)
+        start, has_start = _numbers(rows, ("start_x_px", "start_y_px"))
+        limit = rows["max_saccades"] if "max_saccades" in rows else pd.Series(-1, index=rows.index)
+        present = rows["target_present"].fillna(True) if "target_present" in rows else pd.Series(True, index=rows.index)
+        paths = rows["target_path"].tolist() if "target_path" in rows else [""] * len(rows)
+        distinct = list(dict.fromkeys(path for path in paths if path)) if self.decode else []
+        templates = [self._image(path, self.template_size_wh_px) for path in distinct]
+        if len({template.shape for template in templates}) > 1:
+            raise InputError(f"{self.data.name}: target images of several sizes; give data.template_size_wh_px")
+        row_of = {path: row for row, path in enumerate(distinct)}
+        return SearchTask(
+            target=tuple(rows["target"]),
+            present=torch.tensor(present.to_numpy(bool)),
+            box_px=torch.from_numpy((box * np.tile(scale, 2)).astype(np.float32)),
+            has_box=torch.from_numpy(has_box),
+            start_xy_px=torch.from_numpy((start * scale).astype(np.float32)),
+            has_start=torch.from_numpy(has_start),
+            max_saccades=torch.tensor(limit.fillna(-1).to_numpy(np.int64)),
+            template=torch.stack(templates) if templates else None,
+            template_of_trial=torch.tensor([row_of.get(path, -1) for path in paths]),
+        )
+
+
+def _numbers(rows: pd.DataFrame, columns: tuple[str, ...]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(n, columns) values with 0 for what is not known, and (n,) which rows are known."""
+    if any(column not in rows for column in columns):
+        return np.zeros((len(rows), len(columns))), np.zeros(len(rows), bool)
+    values = rows[list(columns)].to_numpy(float)
+    known = np.isfinite(values).all(1)
+    return np.where(known[:, None], values, 0.0), known
 
 
 def _stack(parts: list[Any], longest: int) -> Tensor:
@@ -150,7 +224,7 @@ class ScanpathDataModule(L.LightningDataModule):
     """Free viewing for training and testing: batches of stimuli, each with all its trials.
 
     Args:
-        dataset: A registered name.
+        dataset: A shipped card, or the path of a card or a folder of your own.
         root: Data folder; None is ``$GAZEKIT_DATA``, then the cache.
         batch_size: Stimuli per optimiser step, over all processes together.
         train_split: Split to fit on; several joined by ``+``, or ``all``.
@@ -160,6 +234,9 @@ class ScanpathDataModule(L.LightningDataModule):
         num_workers: Processes that decode images; cached features are read without any.
         seed: Seed of the order in which training images come.
         strict: Refuse a partial copy of the data.
+        options: Options of the dataset's reader, e.g. ``{first_fixation: keep}`` for MIT1003.
+        split: Rule that replaces the card's, e.g. ``{by: subject, seed: 1, val: 0.1, test: 0.2}``.
+        cache_images: Keep decoded images on disk, in the frame in which they are served.
 
     Distributed runs see the same images per step as a single process does: each process takes
     every world-size-th of the same order, and no image is repeated to fill up validation.
@@ -178,9 +255,14 @@ class ScanpathDataModule(L.LightningDataModule):
         num_workers: int = 2,
         seed: int = 0,
         strict: bool = False,
+        options: dict[str, Any] | None = None,
+        split: dict[str, Any] | None = None,
+        cache_images: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.options, self.split_rule = dict(options or {}), split
+        self.image_cache = ImageCache() if cache_images else None
         self.dataset, self.root, self.batch_size, self.strict = dataset, root, batch_size, strict
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
         self.size_wh_px, self.num_workers, self.seed = size_wh_px, num_workers, seed
@@ -192,12 +274,23 @@ class ScanpathDataModule(L.LightningDataModule):
         """The whole dataset, read once."""
         if self._data is None:
             root = Path(self.root) if self.root else None
-            self._data = load(self.dataset, root=root, strict=self.strict)
+            data = load(self.dataset, root=root, strict=self.strict, **self.options)
+            self._data = data if self.split_rule is None else data.resplit(self.split_rule)
         return self._data
 
     def items(self, stage: str) -> StimulusItems:
         """The stimuli of ``train``, ``val`` or ``test``, from cached features where there are any."""
-        return StimulusItems(self.data.split(self.splits[stage]), self.size_wh_px, self.feature_cache)
+        return StimulusItems(
+            self.data.split(self.splits[stage]),
+            self.size_wh_px,
+            self.feature_cache,
+            images=self.image_cache,
+            **self._serves(),
+        )
+
+    def _serves(self) -> Mapping[str, Any]:
+        """What a batch carries beside the scanpaths; arguments of :class:`StimulusItems`."""
+        return {}
 
     def stimulus_batches(self, stage: str) -> Iterator[TrialBatch]:
         """The stimuli of a stage, one batch each, always in the same order."""
@@ -246,3 +339,31 @@ class ScanpathDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._loader("test", training=False)
+
+
+class SearchDataModule(ScanpathDataModule):
+    """Target search: batches also say what each trial looked for, where it was, and show its template.
+
+    See :class:`~gazekit.batch.SearchTask`. Trials without a target (free viewing in a mixed set) are
+    an error.
+
+    Args:
+        template_size_wh_px: Size to which target images are scaled; None keeps theirs, which must be one.
+        kwargs: As :class:`ScanpathDataModule`.
+
+    """
+
+    def __init__(self, template_size_wh_px: tuple[int, int] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.save_hyperparameters()
+        self.template_size_wh_px = template_size_wh_px
+
+    def _serves(self) -> Mapping[str, Any]:
+        return {"with_search": True, "template_size_wh_px": self.template_size_wh_px}
+
+
+class CaptionDataModule(ScanpathDataModule):
+    """Captioned viewing: batches also carry what each subject wrote about the stimulus."""
+
+    def _serves(self) -> Mapping[str, Any]:
+        return {"with_captions": True}

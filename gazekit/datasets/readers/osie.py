@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gazekit.datasets.card import Card
-from gazekit.datasets.reading import Tables, TrialCollector, list_stimuli, not_authors, read_mat
+from gazekit.datasets.reading import Tables, TrialCollector, list_stimuli, not_authors, plain_name, read_mat
 from gazekit.errors import InputError
 
 _EXPECTED = "a variable 'fixations' with img and subjects"
@@ -32,7 +32,7 @@ def read_osie(folder: Path, card: Card) -> Tables:
     trials = TrialCollector(card)
     images: dict[str, Path] = {}
     for image, subjects in _released(path, card):
-        stimulus = Path(image).stem
+        stimulus = Path(plain_name(image, path, card)).stem
         images[stimulus] = folder / "stimuli" / image
         for number, record in enumerate(subjects, start=1):
             where = f"{path}: {image}, subject {number}"
