@@ -180,5 +180,16 @@ def bench_metrics(data_root: Path | None, stimuli: int | None) -> None:
     bench_map_metrics(data_root, stimuli, click.echo)
 
 
+@bench.command("data")
+@_data_root
+@click.option("--workers", default=2, show_default=True, help="Processes that decode images.")
+@click.option("--epochs", default=3, show_default=True, help="Times over the images; the first starts the workers.")
+def bench_loading(data_root: Path | None, workers: int, epochs: int) -> None:
+    """Time loading datasets, checking a table and feeding images."""
+    from gazekit.datasets.bench import bench_data
+
+    bench_data(data_root, workers, epochs, click.echo)
+
+
 if __name__ == "__main__":
     main()

@@ -102,15 +102,19 @@ def _check(tables: Tables, card: Card, folder: Path) -> GazeDataset:
 def _count(data: GazeDataset, strict: bool) -> None:
     """Warn, or raise where `strict`, when a copy holds fewer stimuli or subjects than the release."""
     found = {"stimuli": len(data.stimuli), "subjects": data.trials["subject"].nunique()}
-    for what, n in found.items():
-        expected = data.card.expect.get(what)
-        # A generated set is whole by construction.
-        if expected is None or data.card.simulated or n >= expected:
-            continue
-        message = f"{data.name}: {n} of {expected} {what} in {data.source}, {expected - n} missing"
-        if strict:
-            raise InputError(f"{message}; {data.card.mend}, or load with strict=False")
-        warnings.warn(message, PartialDataWarning, stacklevel=4)
+    expected = {what: data.card.expect.get(what) or 0 for what in found}
+    short = [
+        f"{n} of {expected[what]} {what} ({expected[what] - n} missing)"
+        for what, n in found.items()
+        if n < expected[what]
+    ]
+    # A generated set is whole by construction.
+    if not short or data.card.simulated:
+        return
+    message = f"{data.name}: {', '.join(short)} in {data.source}"
+    if strict:
+        raise InputError(f"{message}; {data.card.mend}, or load with strict=False")
+    warnings.warn(message, PartialDataWarning, stacklevel=4)
 
 
 class _TableStore:

@@ -8,9 +8,9 @@ the file.
 
 from __future__ import annotations
 
+import io
 import json
-import struct
-import zlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +23,9 @@ from scipy.io import loadmat
 
 from gazekit.datasets.card import Card
 from gazekit.datasets.images import image_size_wh_px
+from gazekit.datasets.matfile import check_mat
 from gazekit.errors import InputError
 
-# No file of the known releases unpacks to more; a MATLAB file that claims to is refused.
-_LARGEST_UNPACKED_BYTES = 2 * 1024**3
-_PIECE_BYTES = 16 * 1024**2
 _COLUMN_WORDS = {"x_px": "x", "y_px": "y", "t_s": "onsets", "duration_s": "durations"}
 
 
@@ -211,12 +209,15 @@ def read_mat(path: Path, card: Card, expected: str) -> dict[str, Any]:
         expected: What the file should hold, for the message.
 
     Raises:
-        InputError: It is missing, truncated, not such a file, or unpacks to more than 2 GiB.
+        InputError: It is missing, truncated, not such a file, or does not add up (:mod:`gazekit.datasets.matfile`).
 
     """
     try:
-        _check_whole(path.read_bytes())
-        content: dict[str, Any] = loadmat(path)
+        whole = path.read_bytes()
+        check_mat(whole)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # SciPy warns of a variable that is there twice, and the like
+            content: dict[str, Any] = loadmat(io.BytesIO(whole))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); {card.mend}") from error
     except Exception as error:  # SciPy raises whatever a damaged stream makes it trip over.
@@ -230,28 +231,6 @@ def not_authors(path: Path | str, card: Card, expected: str, error: Exception | 
     raise InputError(f"{path}: not the authors' file ({found}), expected {expected}; {card.mend}") from (
         None if isinstance(error, str) else error
     )
-
-
-def _check_whole(content: bytes) -> None:
-    """Raise ValueError if a MATLAB v5 file ends before its last element does, which SciPy can overlook, or swells."""
-    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
-    if order is None:
-        raise ValueError("no MATLAB v5 header")
-    at, unpacked = 128, 0
-    while at < len(content):
-        if at + 8 > len(content):
-            raise ValueError("truncated")
-        kind, n_bytes = struct.unpack_from(f"{order}II", content, at)
-        if kind == 15:  # miCOMPRESSED
-            unpack, piece = zlib.decompressobj(), content[at + 8 : at + 8 + n_bytes]
-            while piece and not unpack.eof:
-                unpacked += len(unpack.decompress(piece, _PIECE_BYTES))
-                piece = unpack.unconsumed_tail
-                if unpacked > _LARGEST_UNPACKED_BYTES:
-                    raise ValueError(f"unpacks to more than {_LARGEST_UNPACKED_BYTES} bytes")
-        at += 8 + n_bytes
-    if at != len(content) or at == 128:
-        raise ValueError(f"truncated: {len(content)} bytes, expected {at}")
 
 
 def read_json(path: Path, card: Card, expected: str) -> Any:

@@ -12,8 +12,9 @@ from gazekit.datasets import load
 from gazekit.datasets.datamodule import StimulusItems
 from gazekit.density import fixation_density
 from gazekit.evaluation.protocol import Protocol
-from gazekit.evaluation.runner import ShuffledFixations, apply_fixation_rules, git_commit
+from gazekit.evaluation.runner import ShuffledFixations, apply_fixation_rules
 from gazekit.metrics import METRICS
+from gazekit.provenance import git_commit
 
 
 @torch.inference_mode()

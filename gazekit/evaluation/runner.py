@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +32,7 @@ from gazekit.models import MODELS, GazeModel, create_model, load_model
 from gazekit.models.base import first_trial_of_each_stimulus, seed_of
 from gazekit.models.fixation_memory import FixationMemory
 from gazekit.models.registry import read_checkpoint
+from gazekit.provenance import git_commit
 from gazekit.tables import outside
 
 # Stimuli per saved piece, and conditional maps in memory at a time (600x800 float32: 2 MB each).
@@ -451,7 +449,6 @@ def _key(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
-@lru_cache(maxsize=1)
 def source_digest() -> str:
     """Digest of gazekit's own source files: results of other code are never taken for these."""
     digest = hashlib.sha256()
@@ -460,19 +457,3 @@ def source_digest() -> str:
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-@lru_cache(maxsize=1)
-def git_commit() -> str:
-    """Commit of the checkout that gazekit runs from, ``-dirty`` if files differ; "" if it is installed."""
-    folder = Path(gazekit.__file__).parent.parent
-    git = shutil.which("git")
-    if git is None or not (folder / ".git").exists():
-        return ""
-
-    def ask(*words: str) -> str:
-        run = subprocess.run([git, "-C", str(folder), *words], capture_output=True, text=True, check=False)  # noqa: S603
-        return run.stdout.strip() if run.returncode == 0 else ""
-
-    commit = ask("rev-parse", "--short=12", "HEAD")
-    return f"{commit}-dirty" if commit and ask("status", "--porcelain", "--untracked-files=no") else commit
