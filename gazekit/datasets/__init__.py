@@ -9,11 +9,29 @@ from typing import Any
 from gazekit.datasets import readers
 from gazekit.datasets.card import Card
 from gazekit.datasets.dataset import GazeDataset, PartialDataWarning
+from gazekit.datasets.fixatons_writer import write_fixatons
+from gazekit.datasets.from_frame import from_dataframe
 from gazekit.datasets.loading import data_folder
 from gazekit.datasets.loading import load as _load
+from gazekit.datasets.pymovements_exchange import from_pymovements
+from gazekit.datasets.pysaliency_exchange import from_pysaliency, read_pysaliency_hdf5
+from gazekit.datasets.visions_writer import write_visions
 from gazekit.registry import Registry
 
-__all__ = ["FORMATS", "Card", "GazeDataset", "PartialDataWarning", "data_folder", "load"]
+__all__ = [
+    "FORMATS",
+    "Card",
+    "GazeDataset",
+    "PartialDataWarning",
+    "data_folder",
+    "from_dataframe",
+    "from_pymovements",
+    "from_pysaliency",
+    "load",
+    "read_pysaliency_hdf5",
+    "write_fixatons",
+    "write_visions",
+]
 
 # What a card's ``format`` (by default its name) may be -> read function(folder, card, **options) -> Tables.
 # Files in readers/ are found by name and imported only when asked for.

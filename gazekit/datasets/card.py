@@ -17,7 +17,7 @@ from gazekit.resources import read_yaml, resource_path
 _KEYS = {
     "name", "title", "citation", "homepage", "license", "simulated", "task", "forced_initial", "format",
     "screen", "download", "archives", "manual", "files", "needs", "images", "bytes", "expect", "parts", "split",
-    "known_issues", "source_units", "observer", "rate_hz",
+    "known_issues", "source_units", "observer", "rate_hz", "also_reads", "changes",
 }  # fmt: skip
 _NEEDED = ("name", "title", "citation", "license", "screen", "expect", "split", "forced_initial")
 

@@ -152,6 +152,9 @@ def _compare(key: str, wanted: Any, data: GazeDataset) -> Iterator[Finding]:
         found, wanted = {"": found}, {"": wanted}
     for name, value in _flat(wanted):
         got = dict(_flat(found)).get(name)
+        if key == "fixations_by" and got == 0:
+            yield Finding(f"{key} {name}", "none here")
+            continue
         yield Finding(f"{key} {name}".strip(), _text(got, value), _text(value, value), not _agree(got, value))
 
 
@@ -281,6 +284,13 @@ def _counts_by(table: pd.DataFrame, wanted: Mapping[str, Any]) -> dict[str, dict
     return {column: {str(k): int(n) for k, n in table[column].value_counts().items()} for column in wanted}
 
 
+def _fixations_by(data: GazeDataset, wanted: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Fixations per value of a trial column; a value that no trial here has is a part that this copy lacks."""
+    of_trial = data.trials.set_index("trial").loc[data.fixations["trial"]]
+    here = _counts_by(of_trial, wanted)
+    return {column: {str(k): here[column].get(str(k), 0) for k in counts} for column, counts in wanted.items()}
+
+
 def _found_rate_by(data: GazeDataset, wanted: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     found = data.trials["found"].astype(float)
     return {
@@ -327,6 +337,7 @@ MEASURES: dict[str, Callable[[GazeDataset, Mapping[str, Any]], Any]] = {
     "target_box_px": _target_box,
     "trials_over_limit": _over_limit,
     "trials_by": lambda data, wanted: _counts_by(data.trials, wanted),
+    "fixations_by": _fixations_by,
     "stimuli_by": lambda data, wanted: _counts_by(data.stimuli, wanted),
     "subjects_by_trials": lambda data, _: {
         str(k): int(n) for k, n in data.trials["subject"].value_counts().value_counts().items()

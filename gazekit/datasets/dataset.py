@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from gazekit.geometry import Screen
 TABLES = ("fixations", "trials", "stimuli")
 # Where files lie differs between machines and says nothing about the data.
 _PATHS = ("path", "target_path")
+# Keys of a card that speak of the authors' files.
+_ABOUT_FILES = ("files", "needs", "download", "archives", "manual", "also_reads", "parts")
 
 
 class PartialDataWarning(UserWarning):
@@ -71,7 +73,9 @@ class GazeDataset:
 
     def with_screen(self, screen: Screen) -> GazeDataset:
         """The same data under a geometry of your own, for releases that do not state one."""
-        return replace(self, card=replace(self.card, screen=screen))
+        kept = {key: value for key, value in asdict(screen).items() if value is not None}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()}
+        return replace(self, card=replace(self.card, screen=screen, content={**self.card.content, "screen": plain}))
 
     def __repr__(self) -> str:
         counts = f"{len(self.stimuli)} stimuli, {self.trials['subject'].nunique()} subjects"
@@ -141,7 +145,9 @@ class GazeDataset:
 
         """
         trials, stimuli = SplitRule.read(rule, "split").assign(self.trials, self.stimuli, self.name)
-        return replace(self, trials=trials, stimuli=stimuli)
+        # The rule goes into the card, so that what is written and read again is divided likewise.
+        card = replace(self.card, content={**self.card.content, "split": dict(rule)})
+        return replace(self, trials=trials, stimuli=stimuli, card=card)
 
     def fingerprint(self) -> str:
         """Hex digest over the tables' content; it changes whenever a row does."""
@@ -150,6 +156,12 @@ class GazeDataset:
             table = getattr(self, name).drop(columns=list(_PATHS), errors="ignore")
             digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def to_pysaliency(self, times: str = "seconds") -> tuple[Any, Any]:
+        """Pysaliency's stimuli and scanpaths; see :func:`gazekit.datasets.pysaliency_exchange.to_pysaliency`."""
+        from gazekit.datasets.pysaliency_exchange import to_pysaliency
+
+        return to_pysaliency(self, times)
 
     def to_parquet(self, folder: Path | str) -> None:
         """Write the tables and the card into `folder`, which ``load(folder)`` then reads.
@@ -161,8 +173,9 @@ class GazeDataset:
             if (table := getattr(self, name)) is not None:
                 with written_aside(Path(folder) / f"{name}.parquet") as aside:
                     table.to_parquet(aside, index=False)
-        kept = {key: value for key, value in self.card.content.items() if key not in ("files", "needs", "download")}
-        content = {**kept, "format": "tables", "images": "optional", "needs": ["fixations.parquet"]}
+        kept = {key: value for key, value in self.card.content.items() if key not in _ABOUT_FILES}
+        own = {"format": "tables", "images": "optional", "needs": ["fixations.parquet"], "changes": list(self.changes)}
+        content = {**kept, **own, "expect": self.card.expect, "forced_initial": self.card.forced_initial}
         with written_aside(Path(folder) / "card.yaml") as aside:
             aside.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -175,7 +188,9 @@ class GazeDataset:
 
         """
         folder = Path(folder)
-        return cls(**read_parquet_tables(folder), card=Card.read(card or folder / "card.yaml"), source=folder)
+        found = Card.read(card or folder / "card.yaml")
+        changes = tuple(found.content.get("changes", ()))
+        return cls(**read_parquet_tables(folder), card=found, changes=changes, source=folder)
 
 
 def read_parquet_tables(folder: Path) -> dict[str, pd.DataFrame]:

@@ -7,14 +7,15 @@ import inspect
 import json
 import os
 import shutil
-import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gazekit import __version__
+from gazekit import __version__, tables
 from gazekit.datasets.card import Card
 from gazekit.datasets.dataset import GazeDataset, PartialDataWarning, read_parquet_tables
 from gazekit.datasets.reading import Tables
@@ -55,14 +56,20 @@ def _find_card(name: str | Path) -> tuple[Card, Path | None]:
     given = Path(name)
     if given.is_dir() and (given.parent != Path() or (given / "card.yaml").is_file()):
         if not (given / "card.yaml").is_file():
-            raise InputError(f"{given}: holds no card.yaml; write one (docs/datasets.md), or use from_folder")
+            raise InputError(
+                f"{given}: holds no card.yaml; write one (docs/datasets.md says how), or use from_dataframe"
+            )
         given = given / "card.yaml"
     card = Card.read(given)
     if given.suffix not in (".yaml", ".yml"):
         return card, None
     folder = card.path.parent if card.path else given.parent
-    here = folder if card.needs and all((folder / part).exists() for part in card.needs) else None
-    return card, here
+    # A card of that name lies with its data; one of another name may stand in a collection of cards.
+    beside = given.name == "card.yaml"
+    if beside and (lacking := [part for part in card.needs if not (folder / part).exists()]):
+        raise InputError(f"{folder}: lacks {', '.join(lacking)}, which its card.yaml needs; {card.mend}")
+    whole = card.needs and all((folder / part).exists() for part in card.needs)
+    return card, folder if beside or whole else None
 
 
 def _folder_of(card: Card, root: Path | str | None) -> Path:
@@ -80,6 +87,10 @@ def _check_options(card: Card, reader: Reader, options: Mapping[str, Any]) -> No
 
 def _check(tables: Tables, card: Card, folder: Path) -> GazeDataset:
     """The dataset, held to the rules of :mod:`gazekit.tables` and to what the card says can never be."""
+    if tables.expect is not None:
+        card = replace(card, expect=tables.expect)
+    if tables.forced_initial is not None:
+        card = replace(card, forced_initial=tables.forced_initial)
     fixations = check_fixations(tables.fixations, card.name)
     # A release that is known to have no empty trial has lost something when one is found.
     trials = check_trials(tables.trials, fixations, card.name, allow_empty=card.expect.get("empty_trials") != 0)
@@ -120,21 +131,21 @@ def _count(data: GazeDataset, strict: bool) -> None:
 class _TableStore:
     """The checked tables of one copy of a release, found again by everything that shaped them.
 
-    The key covers the card, the options, gazekit's version, the reader's source and the name, size
+    The key covers the card, the options, gazekit's version, the code of the readers and the name, size
     and time of every file in the folder, so that nothing here can go stale.
     """
 
     def __init__(self, card: Card, folder: Path, reader: Reader, options: Mapping[str, Any]) -> None:
-        source = sys.modules[reader.__module__].__file__
         shaped_by = {
             "version": __version__,
             "card": json.dumps(card.content, sort_keys=True, default=str),
             "options": json.dumps(options, sort_keys=True, default=str),
-            "code": [_digest(Path(p).read_bytes()) for p in (source, __file__) if p],
+            "code": _code_digest(),
             "folder": str(folder.resolve()),
         }
         digest = hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode())
-        for line in sorted(_listing(folder)):
+        beside = [folder / path for path in card.content.get("also_reads", [])]
+        for line in sorted(line for part in (folder, *beside) if part.is_dir() for line in _listing(part)):
             digest.update(line.encode("utf-8", "surrogateescape"))
         self.card, self.source = card, folder
         self.folder = cache_folder() / "tables" / f"{card.name}-{digest.hexdigest()[:16]}"
@@ -144,11 +155,12 @@ class _TableStore:
         if not self.folder.is_dir():
             return None
         try:
-            changes = json.loads((self.folder / "changes.json").read_text(encoding="utf-8"))
+            about = json.loads((self.folder / "about.json").read_text(encoding="utf-8"))
+            card = replace(self.card, forced_initial=about["forced_initial"], expect=about["expect"])
             return GazeDataset(
-                **read_parquet_tables(self.folder), card=self.card, changes=tuple(changes), source=self.source
+                **read_parquet_tables(self.folder), card=card, changes=tuple(about["changes"]), source=self.source
             )
-        except (InputError, OSError, ValueError):
+        except (InputError, OSError, ValueError, KeyError, TypeError):
             shutil.rmtree(self.folder, ignore_errors=True)
             return None
 
@@ -157,7 +169,8 @@ class _TableStore:
         aside = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
         try:
             data.to_parquet(aside)
-            (aside / "changes.json").write_text(json.dumps(data.changes), encoding="utf-8")
+            about = {"changes": data.changes, "expect": data.card.expect, "forced_initial": data.card.forced_initial}
+            (aside / "about.json").write_text(json.dumps(about), encoding="utf-8")
             # Another process may have been first; its tables are the same.
             aside.replace(self.folder)
         except OSError:
@@ -166,8 +179,13 @@ class _TableStore:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+@lru_cache(maxsize=1)
+def _code_digest() -> str:
+    """Over all that can shape a table: a reader uses more than its own file."""
+    digest = hashlib.sha256(Path(tables.__file__).read_bytes())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _listing(folder: Path) -> Iterable[str]:

@@ -8,9 +8,9 @@ the file.
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +19,10 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.io import loadmat
 
 from gazekit.datasets.card import Card
 from gazekit.datasets.images import image_size_wh_px
-from gazekit.datasets.matfile import check_mat
+from gazekit.datasets.matlab import variables
 from gazekit.errors import InputError
 
 _COLUMN_WORDS = {"x_px": "x", "y_px": "y", "t_s": "onsets", "duration_s": "durations"}
@@ -40,6 +39,8 @@ class Tables:
         changes: What was changed on the way, one sentence each; empty where the values are those of
             the files up to units.
         objects: Boxes of objects on the stimuli, or None.
+        expect: Counts and moments that hold under the reader's options in place of the card's, or None.
+        forced_initial: Whether the first fixation in these tables was forced, where an option decides that.
 
     """
 
@@ -48,6 +49,8 @@ class Tables:
     stimuli: pd.DataFrame
     changes: tuple[str, ...] = ()
     objects: pd.DataFrame | None = None
+    expect: Mapping[str, Any] | None = None
+    forced_initial: bool | None = None
 
 
 @dataclass
@@ -140,6 +143,33 @@ class TrialCollector:
         return fixations, trials
 
 
+def fixated_pixels(
+    fixated: Any, size_wh_px: tuple[int, int], where: Path | str, card: Card
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Column and row of every pixel that is not 0, in raster order.
+
+    Args:
+        fixated: (H, W) numbers; anything else is refused.
+        size_wh_px: What it must measure.
+        where: File and place in it, for the message.
+        card: For the end of the message.
+
+    Raises:
+        InputError: It is not a matrix of that size, or holds something that is not a number.
+
+    """
+    width, height = size_wh_px
+    if not isinstance(fixated, np.ndarray) or fixated.dtype.kind not in "iufb":
+        not_authors(where, card, f"a {width}x{height} px map of fixated pixels", "no matrix of numbers")
+    if fixated.shape != (height, width):
+        found = "x".join(map(str, fixated.shape[::-1]))
+        not_authors(where, card, f"a {width}x{height} px map of fixated pixels", f"a matrix of {found}")
+    if np.isnan(fixated).any():
+        not_authors(where, card, f"a {width}x{height} px map of fixated pixels", "NaN in the map")
+    row, column = np.nonzero(fixated)
+    return column, row
+
+
 def plain_name(name: object, where: Path | str, card: Card) -> str:
     """`name`, if it is a file name and nothing else; a path could lead out of the dataset's folder.
 
@@ -201,7 +231,7 @@ def list_stimuli(
 
 
 def read_mat(path: Path, card: Card, expected: str) -> dict[str, Any]:
-    """The variables of a MATLAB v4 to v7 file, as SciPy gives them; nothing in it is executed.
+    """The variables of a MATLAB v5 to v7 file; see :func:`gazekit.datasets.matlab.variables`.
 
     Args:
         path: The file.
@@ -209,20 +239,15 @@ def read_mat(path: Path, card: Card, expected: str) -> dict[str, Any]:
         expected: What the file should hold, for the message.
 
     Raises:
-        InputError: It is missing, truncated, not such a file, or does not add up (:mod:`gazekit.datasets.matfile`).
+        InputError: It is missing, truncated, not such a file, or does not add up.
 
     """
     try:
-        whole = path.read_bytes()
-        check_mat(whole)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # SciPy warns of a variable that is there twice, and the like
-            content: dict[str, Any] = loadmat(io.BytesIO(whole))
+        return variables(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); {card.mend}") from error
-    except Exception as error:  # SciPy raises whatever a damaged stream makes it trip over.
+    except Exception as error:  # NumPy and the codecs have their own ways to refuse
         not_authors(path, card, expected, error)
-    return content
 
 
 def not_authors(path: Path | str, card: Card, expected: str, error: Exception | str) -> NoReturn:
@@ -250,3 +275,37 @@ def read_json(path: Path, card: Card, expected: str) -> Any:
         raise InputError(f"{path}: cannot be read ({error}); {card.mend}") from error
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         not_authors(path, card, expected, error)
+
+
+def numbers(record: Mapping[str, Any], key: str, where: str, card: Card) -> list[float]:
+    """The finite numbers under `key`; text, null, true and nested lists are none.
+
+    Raises:
+        InputError: It is missing or something else.
+
+    """
+    values = record.get(key)
+    try:
+        # By type, not isinstance: true and false are integers to Python.
+        if isinstance(values, list) and set(map(type, values)) <= {int, float} and all(map(math.isfinite, values)):
+            return values
+    except OverflowError:  # an integer with hundreds of digits
+        pass
+    found = "missing" if key not in record else f"{values!r:.80}"
+    raise InputError(f"{where}: {key} is {found}, expected a list of numbers; {card.mend}")
+
+
+def number(record: Mapping[str, Any], key: str, where: str, card: Card) -> float:
+    """The finite number under `key`; text, null and true are none.
+
+    Raises:
+        InputError: It is missing or something else.
+
+    """
+    value: Any = record.get(key)
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not abs(value) <= sys.float_info.max:
+        found = "missing" if key not in record else f"{value!r:.80}"
+        raise InputError(f"{where}: {key} is {found}, expected a number; {card.mend}")
+    checked: float = value
+    return checked

@@ -18,8 +18,10 @@ from gazekit.models import GazeModel
 class _Extraction(Dataset[int]):
     """Item i is image i's features, computed and written; what comes back is only that it is done."""
 
-    def __init__(self, model: GazeModel, cache: FeatureCache, paths: list[str], size: tuple[int, int] | None) -> None:
-        self.model, self.cache, self.paths, self.size = model, cache, paths, size
+    def __init__(
+        self, model: GazeModel, cache: FeatureCache, paths: list[str], sizes_wh_px: list[tuple[int, int]]
+    ) -> None:
+        self.model, self.cache, self.paths, self.sizes_wh_px = model, cache, paths, sizes_wh_px
         self.targets = [cache.path(path) for path in paths]
 
     def __len__(self) -> int:
@@ -28,7 +30,9 @@ class _Extraction(Dataset[int]):
     def __getitem__(self, index: int) -> int:
         if not self.targets[index].exists():
             with torch.inference_mode():
-                maps = self.model.encode(read_image(self.paths[index], self.size)[None].to(self.model.device))
+                maps = self.model.encode(
+                    read_image(self.paths[index], self.sizes_wh_px[index])[None].to(self.model.device)
+                )
             self.cache.write(self.targets[index], tuple(m[0] for m in maps))
         return index
 
@@ -51,7 +55,10 @@ def cache_features(
     if spec is None:
         return None
     cache = FeatureCache(spec, folder)
-    work = _Extraction(model.to(device).eval(), cache, data.stimuli["path"].tolist(), size_wh_px)
+    # A table can state another size than the file has, and fixations refer to the table's.
+    own = zip(data.stimuli["width_px"].tolist(), data.stimuli["height_px"].tolist(), strict=True)
+    sizes = [size_wh_px or size for size in own]
+    work = _Extraction(model.to(device).eval(), cache, data.stimuli["path"].tolist(), sizes)
     missing = [row for row, target in enumerate(work.targets) if not target.exists()]
     if not missing:
         return cache

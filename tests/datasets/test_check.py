@@ -75,6 +75,7 @@ BY_HAND = {
     # Trial 2 makes two saccades where one was allowed.
     "trials_over_limit": 1,
     "trials_by": {"max_saccades": {1: 2, 2: 2}, "subject": {"a": 2}},
+    "fixations_by": {"max_saccades": {1: 5, 2: 1}},
     "stimuli_by": {"kind": {"x": 1, "y": 1}},
     "subjects_by_trials": {2: 2},
     "found_rate_by": {"max_saccades": {1: 1.0, 2: 0.0}},
