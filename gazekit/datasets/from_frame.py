@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gazekit.datasets.card import Card
-from gazekit.datasets.dataset import GazeDataset
-from gazekit.datasets.readers.tables import (
+from gazekit.datasets.column_rules import (
     Origin,
     images_by_name,
     likely_column,
@@ -27,6 +26,7 @@ from gazekit.datasets.readers.tables import (
     standard_trials,
     trials_of,
 )
+from gazekit.datasets.dataset import GazeDataset
 from gazekit.datasets.reading import Tables
 from gazekit.errors import InputError
 from gazekit.geometry import Screen

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gazekit.datasets.column_rules import Origin, names, need_columns, numbers
 from gazekit.datasets.dataset import GazeDataset
 from gazekit.datasets.from_frame import from_dataframe
-from gazekit.datasets.readers.tables import Origin, names, need_columns, numbers
 from gazekit.errors import InputError
 from gazekit.geometry import Screen
 

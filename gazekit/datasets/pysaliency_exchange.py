@@ -31,10 +31,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from gazekit.datasets.column_rules import Origin
 from gazekit.datasets.dataset import GazeDataset
 from gazekit.datasets.from_frame import assembled, card_in_memory, make_tables
 from gazekit.datasets.images import image_size_wh_px
-from gazekit.datasets.readers.tables import Origin
 from gazekit.errors import InputError
 from gazekit.geometry import Screen
 from gazekit.tables import FIXATION_COLUMNS, STIMULUS_COLUMNS, TRIAL_COLUMNS
