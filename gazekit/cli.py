@@ -66,12 +66,13 @@ def data() -> None:
 
 
 @data.command("list")
-@click.option("--markdown", is_flag=True, help="Print the table of docs/datasets.md.")
+@click.option("--markdown", is_flag=True, help="Print the tables of docs/datasets.md.")
 def list_data(markdown: bool) -> None:
     """What is known, what is here, how large it is, and under which licence."""
-    from gazekit.datasets.overview import as_markdown, as_text, entries
+    from gazekit.datasets.overview import as_markdown, as_text, entries, options_as_markdown
 
-    click.echo((as_markdown if markdown else as_text)(entries()))
+    listed = entries()
+    click.echo(f"{as_markdown(listed)}\n\n{options_as_markdown(listed)}" if markdown else as_text(listed))
 
 
 @data.command("fetch")

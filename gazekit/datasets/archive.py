@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import struct
 import uuid
 import zipfile
 from collections.abc import Callable
@@ -18,6 +19,8 @@ _LARGEST_RATIO = 200
 _SMALL_BYTES = 64 * 1024**2
 _COPY_BYTES = 1024**2
 # What file managers leave in archives.
+# Names that fetching keeps for itself in a dataset's folder.
+_OURS = (".unpack", ".fetch")
 _LITTER = {"__MACOSX", ".DS_Store", ".svn", "Thumbs.db", "desktop.ini"}
 
 
@@ -37,11 +40,11 @@ def unpack(archive: Path, folder: Path, advance: Callable[[int], object] = lambd
             device, or unpacks to more than it says or than any known release. Nothing is then left.
 
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".unpacking-*"):
-        shutil.rmtree(stale, ignore_errors=True)
     aside = folder / f".unpacking-{uuid.uuid4().hex[:8]}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".unpacking-*"):
+            shutil.rmtree(stale, ignore_errors=True)
         with zipfile.ZipFile(archive) as opened:
             members = _checked(opened, archive)
             for info, path in members:
@@ -52,6 +55,8 @@ def unpack(archive: Path, folder: Path, advance: Callable[[int], object] = lambd
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(opened, info, target, advance, archive)
         names = sorted({path.parts[0] for _, path in members})
+        for name in names:
+            _refuse_in_the_way(aside / name, folder / name, archive)
         for name in names:
             _move_in(aside / name, folder / name)
         return names
@@ -70,6 +75,9 @@ def unpack(archive: Path, folder: Path, advance: Callable[[int], object] = lambd
 def _checked(opened: zipfile.ZipFile, archive: Path) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
     """The members to unpack with their places, or the first thing that is wrong."""
     infos = opened.infolist()
+    # Damage to one entry of the directory can hide all that follow it, which zipfile does not notice.
+    if (stated := _stated_count(archive)) != 0xFFFF and stated != len(infos):
+        raise InputError(f"{archive}: lists {len(infos)} of {stated} files; delete it and fetch it again")
     if len(infos) > _LARGEST_COUNT:
         raise InputError(f"{archive}: holds {len(infos)} files, more than {_LARGEST_COUNT}; it is not unpacked")
     unpacked, packed = (
@@ -77,6 +85,8 @@ def _checked(opened: zipfile.ZipFile, archive: Path) -> list[tuple[zipfile.ZipIn
         if (infos)
         else (0, 0)
     )
+    # The directory may claim any packed size; members cannot be packed into more than there is.
+    packed = min(packed, archive.stat().st_size)
     if unpacked > _LARGEST_BYTES or (unpacked > _SMALL_BYTES and unpacked > _LARGEST_RATIO * max(1, packed)):
         raise InputError(
             f"{archive}: {packed} bytes that unpack to {unpacked}, more than any release; it is not unpacked"
@@ -84,14 +94,24 @@ def _checked(opened: zipfile.ZipFile, archive: Path) -> list[tuple[zipfile.ZipIn
     members: list[tuple[zipfile.ZipInfo, PurePosixPath]] = []
     seen: set[str] = set()
     for info in infos:
-        path = PurePosixPath(info.filename)
+        # zipfile cuts `filename` at a NUL.
+        path = PurePosixPath(info.orig_filename)
         mode = info.external_attr >> 16
-        if path.is_absolute() or ".." in path.parts or set(info.filename) & set("\\:\0") or not path.parts:
-            raise InputError(f"{archive}: {info.filename!r} points outside the folder; it is not unpacked")
+        if path.is_absolute() or ".." in path.parts or set(info.orig_filename) & set("\\:\0") or not path.parts:
+            raise InputError(f"{archive}: {info.orig_filename!r} points outside the folder; it is not unpacked")
         if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_IFMT(mode) == 0):
             raise InputError(f"{archive}: {info.filename!r} is a link or a device; it is not unpacked")
         if info.flag_bits & 1:
             raise InputError(f"{archive}: {info.filename!r} is encrypted; it is not unpacked")
+        # The others unpack a whole piece at once, to gigabytes if it says so.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(
+                f"{archive}: {info.filename!r} is compressed in a way that is not read; it is not unpacked"
+            )
+        if info.is_dir() and info.file_size:
+            raise InputError(f"{archive}: folder {info.filename!r} has a content; delete it and fetch it again")
+        if path.parts[0].startswith(_OURS):
+            raise InputError(f"{archive}: {info.filename!r} is a name of gazekit's own; it is not unpacked")
         if set(path.parts) & _LITTER:
             continue
         # One name in two spellings would be one file on some systems.
@@ -118,6 +138,24 @@ def _copy(
             advance(len(piece))
     if n_bytes != info.file_size:
         raise InputError(f"{archive}: {info.filename!r} ends early; delete the archive and fetch it again")
+
+
+def _stated_count(archive: Path) -> int:
+    """Number of members by the end record; 0xFFFF where a larger record has it."""
+    with archive.open("rb") as file:
+        file.seek(max(0, archive.stat().st_size - 22 - 0xFFFF))
+        tail = file.read()
+    count: int = struct.unpack_from("<H", tail, tail.rfind(b"PK\5\6") + 10)[0]
+    return count
+
+
+def _refuse_in_the_way(source: Path, target: Path, archive: Path) -> None:
+    """Raise where a file would replace a folder or a folder a file, before anything is moved."""
+    if source.is_dir() and target.is_dir():
+        for entry in source.iterdir():
+            _refuse_in_the_way(entry, target / entry.name, archive)
+    elif target.exists() and (source.is_dir() or target.is_dir()):
+        raise InputError(f"{archive}: {target} is in the way; move it elsewhere and run the same command again")
 
 
 def _move_in(source: Path, target: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
 from gazekit.datasets.split import SplitRule
 from gazekit.errors import InputError
@@ -69,6 +70,7 @@ class Card:
                 raise InputError(f"{path}: {key} is {content[key]!r}, expected a {kind.__name__}")
         if content.get("images", "required") not in ("required", "optional"):
             raise InputError(f"{path}: images is {content['images']!r}, expected 'required' or 'optional'")
+        _check_shapes(content, path)
         screen = content["screen"]
         return cls(
             name=content["name"],
@@ -118,3 +120,56 @@ class Card:
     def split_rule(self) -> SplitRule:
         """How trials are divided into train, val and test."""
         return SplitRule.read(self.content["split"], f"{self.path}: split")
+
+
+def _check_shapes(content: Mapping[str, Any], path: Path) -> None:
+    """Raise where a part of the card that programs rely on has another form, or names a place elsewhere."""
+
+    def refuse(what: str, found: object, expected: str) -> NoReturn:
+        raise InputError(f"{path}: {what} is {found!r:.80}, expected {expected}")
+
+    def inside(what: str, name: object) -> None:
+        if (
+            not isinstance(name, str)
+            or PurePosixPath(name).is_absolute()
+            or {"..", ""} & {*name.split("/")}
+            or "\\" in name
+        ):
+            refuse(what, name, "a path below the dataset's folder")
+
+    if not re.fullmatch(r"[^/\\\0]+", content["name"]) or content["name"] in (".", ".."):
+        refuse("name", content["name"], "a name without a slash")
+    if not isinstance(content.get("needs", []), list):
+        refuse("needs", content["needs"], "a list of paths")
+    for need in content.get("needs", []):
+        inside("an entry of needs", need)
+    if "download" in content and not isinstance(content["download"], str):
+        refuse("download", content["download"], "an address")
+    for block in ("files", "archives"):
+        if not isinstance(entries := content.get(block, {}), dict):
+            refuse(block, entries, "a mapping from path to what is known")
+        for name, about in entries.items():
+            inside(f"a path in {block}", name)
+            if not isinstance(about, dict | None):
+                refuse(f"{block}: {name}", about, "a mapping")
+            about = about or {}
+            if "first" in about and not (
+                isinstance(about["first"], int)
+                and isinstance(about.get("last"), int)
+                and isinstance(about.get("suffix"), str)
+            ):
+                refuse(f"{block}: {name}", about, "{first: INT, last: INT, suffix: TEXT}")
+            if block == "archives":
+                if not isinstance(about.get("url"), str):
+                    refuse(f"archives: {name}: url", about.get("url"), "an address")
+                if (into := about.get("into", ".")) != ".":
+                    inside(f"archives: {name}: into", into)
+    for what in ("stimuli", "subjects"):
+        if not isinstance(content["expect"].get(what, 0), int):
+            refuse(f"expect: {what}", content["expect"][what], "a whole number")
+    screen = content["screen"]
+    if screen is not None:
+        size = screen.get("size_wh_px") if isinstance(screen, dict) else None
+        numbers = [*size, *(v for k, v in screen.items() if not isinstance(v, list))] if isinstance(size, list) else []
+        if len(size or ()) != 2 or not all(isinstance(number, int | float) for number in numbers):
+            refuse("screen", screen, "null, or {size_wh_px: [W, H], measured_px_per_dva: NUMBER}")

@@ -152,8 +152,11 @@ class GazeDataset:
     def fingerprint(self) -> str:
         """Hex digest over the tables' content; it changes whenever a row does."""
         digest = hashlib.sha256(self.name.encode())
-        for name in TABLES:
+        for name in (*TABLES, "objects"):
+            if getattr(self, name) is None:
+                continue
             table = getattr(self, name).drop(columns=list(_PATHS), errors="ignore")
+            digest.update(f"{name}: {' '.join(map(str, table.columns))}".encode())
             digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
         return digest.hexdigest()[:16]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import requests
+import urllib3
 from tqdm import tqdm
 
 from gazekit.datasets.files import wrong_digest
@@ -33,15 +35,19 @@ def download(url: str, place: Path, digest: str | None, timeout_s: float = 20, p
         InputError: The server cannot be reached, the transfer broke off, or the file has another digest.
 
     """
-    if not url.startswith(("https://", "http://")):
+    if not isinstance(url, str) or not url.startswith(("https://", "http://")):
         raise InputError(f"{url}: not an http address; the card is wrong")
-    place.parent.mkdir(parents=True, exist_ok=True)
     part, about = (place.with_name(f".{place.name}.{ending}") for ending in ("part", "part.json"))
     try:
+        if place.is_dir():
+            raise IsADirectoryError(f"{place} is a folder")
+        place.parent.mkdir(parents=True, exist_ok=True)
         _transfer(url, part, about, timeout_s, place.name, progress)
-    except requests.RequestException as error:
+    # An address that is none, here or in a redirect, makes requests raise urllib3's errors and ValueErrors.
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
         kept = f"; {part.stat().st_size} bytes are kept" if part.is_file() and part.stat().st_size else ""
-        reason = f"HTTP {error.response.status_code}" if error.response is not None else type(error).__name__
+        response = getattr(error, "response", None)
+        reason = f"HTTP {response.status_code}" if response is not None else type(error).__name__
         raise InputError(
             f"{url}: cannot be fetched ({reason}){kept}; connect to the network and run the same command again"
         ) from error
@@ -59,32 +65,50 @@ def _transfer(url: str, part: Path, about: Path, timeout_s: float, name: str, pr
     have = part.stat().st_size if part.is_file() else 0
     validator = _validator_kept(about, url) if have else None
     # Without a validator the rest could be that of another file.
+    if validator and _receive(url, part, about, timeout_s, name, progress, have, validator):
+        return
+    _receive(url, part, about, timeout_s, name, progress, 0, None)
+
+
+def _receive(
+    url: str, part: Path, about: Path, timeout_s: float, name: str, progress: bool, have: int, validator: str | None
+) -> bool:
+    """False where the server does not give what is missing of `part`, and nothing was written."""
     headers = {"Accept-Encoding": "identity"}
     if validator:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     with requests.get(url, headers=headers, stream=True, timeout=timeout_s) as response:
-        if response.status_code == requests.codes.requested_range_not_satisfiable:
-            # Nothing is missing, or the file has shrunk; the digest or a fresh start tells.
-            part.unlink()
-            raise requests.ConnectionError("the server's file is shorter than what is here")
+        response_range = response.headers.get("Content-Range", "")
+        if validator and response.status_code == requests.codes.requested_range_not_satisfiable:
+            # Whoever was killed between the last byte and the digest has all of it.
+            return response_range == f"bytes */{have}"
         response.raise_for_status()
-        going_on = response.status_code == requests.codes.partial_content and validator is not None
-        if not going_on:
-            have = 0
-        about.write_text(json.dumps({"url": url, "validator": _validator(response.headers)}), encoding="utf-8")
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdecimal() else None
-        with (
-            part.open("ab" if going_on else "wb") as file,
-            tqdm(
-                total=total, initial=have, desc=name, unit="B", unit_scale=True, leave=False, disable=not progress
-            ) as bar,
+        going_on = response.status_code == requests.codes.partial_content
+        if going_on and not (
+            validator
+            and response_range.startswith(f"bytes {have}-")
+            and validator in (response.headers.get("ETag"), response.headers.get("Last-Modified"))
         ):
-            for piece in response.iter_content(_PIECE_BYTES):
-                file.write(piece)
-                bar.update(len(piece))
+            if validator:
+                return False
+            raise requests.HTTPError("a part that was not asked for", response=response)
+        if not going_on and response.status_code not in (requests.codes.ok, 203):
+            raise requests.HTTPError("no file", response=response)
+        have = have if going_on else 0
+        with part.open("ab" if going_on else "wb") as file:
+            # Only now, with the old bytes gone, may the new version's name stand beside them.
+            about.write_text(json.dumps({"url": url, "validator": _validator(response.headers)}), encoding="utf-8")
+            length = response.headers.get("Content-Length")
+            total = have + int(length) if length and length.isdecimal() else None
+            with tqdm(
+                total=total, initial=have, desc=name, unit="B", unit_scale=True, leave=False, disable=not progress
+            ) as bar:
+                for piece in response.iter_content(_PIECE_BYTES):
+                    file.write(piece)
+                    bar.update(len(piece))
     if total is not None and part.stat().st_size != total:
         raise requests.ConnectionError(f"{part.stat().st_size} of {total} bytes came")
+    return True
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
@@ -96,6 +120,7 @@ def _validator(headers: Mapping[str, str]) -> str | None:
 def _validator_kept(about: Path, url: str) -> str | None:
     try:
         kept = json.loads(about.read_text(encoding="utf-8"))
-        return str(kept["validator"]) if kept["url"] == url and kept["validator"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        sound = isinstance(kept["validator"], str) and re.fullmatch(r"[!-~][ -~]{0,500}", kept["validator"])
+        return kept["validator"] if kept["url"] == url and sound else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -14,7 +14,7 @@ from gazekit.datasets.archive import unpack
 from gazekit.datasets.card import Card
 from gazekit.datasets.download import download
 from gazekit.datasets.files import digests, listed_files, wrong_digest
-from gazekit.datasets.images import image_size_wh_px
+from gazekit.datasets.images import read_rgb
 from gazekit.errors import InputError
 from gazekit.files import cache_folder, written_aside
 
@@ -41,19 +41,21 @@ def fetch(name: str, folder: Path | None = None, say: Callable[[str], None] = pr
     manual = " ".join(str(card.content.get("manual", "")).split())
     if "download" not in card.content and "archives" not in card.content:
         raise InputError(f"{card.name} cannot be downloaded by a program: {manual} Put it into {target}.")
-    target.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(target / ".fetch.lock")
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say(f"another process is fetching into {target}; waiting for it")
-        lock.acquire()
-    try:
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"another process is fetching into {target}; waiting for it")
+            lock.acquire()
         _fetch_files(card, target, timeout_s)
         _fetch_archives(card, target, timeout_s)
         with written_aside(target / "card.yaml") as aside:
             assert card.path is not None
             aside.write_bytes(card.path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error}); free some space, or give another folder") from error
     finally:
         lock.release()
     if manual:
@@ -80,9 +82,11 @@ def _fetch_archives(card: Card, target: Path, timeout_s: float) -> None:
     known = digests(archives)
     for name, about in archives.items():
         done = target / ".unpacked" / f"{name}.json"
-        if _is_done(done, about, target):
-            continue
         place = target / name
+        if _is_done(done, about, known[name], target):
+            if name not in {str(Path(about.get("into", "."), entry)) for entry in _entries(done)}:
+                place.unlink(missing_ok=True)  # left by a process that was killed after unpacking it
+            continue
         digest = known[name]
         if not place.is_file() or (digest is not None and wrong_digest(place, digest)):
             download(about["url"], place, digest, timeout_s)
@@ -90,22 +94,31 @@ def _fetch_archives(card: Card, target: Path, timeout_s: float) -> None:
             entries = unpack(place, target / about.get("into", "."), lambda n_bytes: bar.update(n_bytes))
         with written_aside(done) as aside:
             aside.write_text(json.dumps({"url": about["url"], "digest": digest, "entries": entries}), encoding="utf-8")
-        place.unlink()
+        if name not in {str(Path(about.get("into", "."), entry)) for entry in entries}:
+            place.unlink()
 
 
-def _is_done(done: Path, about: Mapping[str, Any], target: Path) -> bool:
+def _entries(done: Path) -> list[str]:
+    entries: list[str] = json.loads(done.read_text(encoding="utf-8"))["entries"]
+    return entries
+
+
+def _is_done(done: Path, about: Mapping[str, Any], digest: str | None, target: Path) -> bool:
     """True where this very archive was unpacked and what it brought is still there."""
     try:
         before = json.loads(done.read_text(encoding="utf-8"))
         folder = target / about.get("into", ".")
-        return before["url"] == about["url"] and all((folder / entry).exists() for entry in before["entries"])
-    except (OSError, ValueError, KeyError, TypeError):
+        same = before["url"] == about["url"] and before["digest"] == digest
+        return same and all((folder / entry).exists() for entry in before["entries"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
 def _check_image(path: Path, card: Card) -> None:
     try:
-        found = image_size_wh_px(path)
+        # Decoded, not only its header: a transfer can end early without anyone saying so.
+        height, width, _ = read_rgb(path).shape
+        found = (width, height)
         expected = card.screen.size_wh_px if card.screen else found
         if found != expected:
             raise InputError(f"{path.name}: {found[0]}x{found[1]} px, expected {expected}")

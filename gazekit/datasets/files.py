@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,18 @@ def _companion(card: Card) -> dict[str, str]:
     listing = card.path.with_suffix(".sha256") if card.path else None
     if listing is None or not listing.is_file():
         return {}
-    pairs = (line.split("  ", 1) for line in listing.read_text(encoding="utf-8").splitlines() if line)
-    return {path: f"sha256:{digest}" for digest, path in pairs}
+    try:
+        lines = [line for line in listing.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{listing}: cannot be read ({error})") from error
+    found = {}
+    for line in lines:
+        # Two blanks, or a blank and a star for a file read as binary.
+        parts = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line)
+        if parts is None:
+            raise InputError(f"{listing}: {line[:60]!r} is not a line of sha256sum")
+        found[parts[2]] = f"sha256:{parts[1]}"
+    return found
 
 
 def wrong_digest(path: Path, expected: str) -> str:

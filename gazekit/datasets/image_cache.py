@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +41,11 @@ class ImageCache:
         """
         kept = self.path(path, size_wh_px)
         width, height = size_wh_px
-        try:
-            pixels: NDArray[np.uint8] = np.load(kept, allow_pickle=False)
-            if pixels.shape == (height, width, 3) and pixels.dtype == np.uint8:
-                return pixels
-        except (OSError, ValueError, EOFError):
-            pass  # not there yet, or damaged: it is made anew
+        if (found := _read(kept, (height, width, 3))) is not None:
+            return found
         pixels = read_rgb(path, size_wh_px)
-        with written_aside(kept) as aside, aside.open("wb") as file:
+        # A cache that cannot be written costs time later, and nothing else.
+        with suppress(OSError), written_aside(kept) as aside, aside.open("wb") as file:
             np.save(file, pixels, allow_pickle=False)
         return pixels
 
@@ -60,3 +59,20 @@ class ImageCache:
         except OSError as error:
             raise InputError(f"{path}: not a readable image ({error}); replace the file") from error
         return self.folder / f"{size_wh_px[0]}x{size_wh_px[1]}-v{_VERSION}" / f"{self._digests[key]}.npy"
+
+
+def _read(kept: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+    """The pixels, or None where the file is not there yet, or is not to the byte what `np.save` begins with.
+
+    Not `np.load`: on a damaged file it raises anything, warns, or takes petabytes.
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    expected = header.getvalue()
+    try:
+        content = bytearray(kept.read_bytes())
+    except OSError:
+        return None
+    if len(content) != len(expected) + int(np.prod(shape)) or not content.startswith(expected):
+        return None
+    return np.frombuffer(content, np.uint8, offset=len(expected)).reshape(shape)

@@ -15,14 +15,19 @@ from torch import Tensor
 
 from gazekit.errors import InputError
 
+# What stimuli come as. Pillow knows many more; PostScript is a program, which it would have run.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator[Image.Image]:
     """The image, opened with Pillow's limit on its size as an error rather than a warning."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with Image.open(path) as image:
+            # Pillow also warns about what harms no pixel: odd transparency, damaged EXIF.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as image:
                 yield image
     # Damaged headers make Pillow raise far more than its own errors: ValueError, struct.error, IndexError, ...
     except Exception as error:
@@ -52,6 +57,9 @@ def read_rgb(path: Path | str, size_wh_px: tuple[int, int] | None = None) -> NDA
 
     """
     with _opened(path) as image:
+        if image.mode.startswith("I"):
+            # Grey of 16 bits, which Pillow would cut off at 255.
+            image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
         rgb = image.convert("RGB")
         if size_wh_px is not None and rgb.size != tuple(size_wh_px):
             rgb = rgb.resize(size_wh_px, Image.Resampling.BICUBIC)

@@ -20,7 +20,7 @@ from gazekit.datasets.card import Card
 from gazekit.datasets.dataset import GazeDataset, PartialDataWarning, read_parquet_tables
 from gazekit.datasets.reading import Tables
 from gazekit.errors import InputError
-from gazekit.files import cache_folder
+from gazekit.files import cache_folder, sha256_of
 from gazekit.registry import Registry, unknown_name
 from gazekit.tables import check_fixations, check_objects, check_stimuli, check_trials, outside
 
@@ -155,12 +155,16 @@ class _TableStore:
         if not self.folder.is_dir():
             return None
         try:
-            about = json.loads((self.folder / "about.json").read_text(encoding="utf-8"))
+            text, digest = (self.folder / "about.json").read_text(encoding="utf-8").split("\n")
+            about = json.loads(text)
+            found = {name: sha256_of(self.folder / name) for name in about["files"]}
+            if found != about["files"] or hashlib.sha256(text.encode()).hexdigest() != digest:
+                raise ValueError("damaged")
             card = replace(self.card, forced_initial=about["forced_initial"], expect=about["expect"])
             return GazeDataset(
                 **read_parquet_tables(self.folder), card=card, changes=tuple(about["changes"]), source=self.source
             )
-        except (InputError, OSError, ValueError, KeyError, TypeError):
+        except Exception:  # whatever damage makes pandas and json trip over
             shutil.rmtree(self.folder, ignore_errors=True)
             return None
 
@@ -170,7 +174,10 @@ class _TableStore:
         try:
             data.to_parquet(aside)
             about = {"changes": data.changes, "expect": data.card.expect, "forced_initial": data.card.forced_initial}
-            (aside / "about.json").write_text(json.dumps(about), encoding="utf-8")
+            # Damage could otherwise pass for data: Parquet holds no checksums.
+            text = json.dumps({**about, "files": {path.name: sha256_of(path) for path in aside.iterdir()}})
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            (aside / "about.json").write_text(f"{text}\n{digest}", encoding="utf-8")
             # Another process may have been first; its tables are the same.
             aside.replace(self.folder)
         except OSError:
@@ -190,15 +197,21 @@ def _code_digest() -> str:
 
 def _listing(folder: Path) -> Iterable[str]:
     """Name, size and time of every file below `folder`."""
-    below = [folder]
+    # Behind links too, where large folders often are; each real folder once, for links can go round.
+    below, seen = [folder], {os.path.realpath(folder)}
     while below:
         with os.scandir(below.pop()) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(Path(entry.path))
-                else:
-                    about = entry.stat()
-                    yield f"{os.path.relpath(entry.path, folder)}\t{about.st_size}\t{about.st_mtime_ns}\n"
+                try:
+                    is_folder, about = entry.is_dir(), entry.stat()
+                except OSError:  # a link that leads nowhere, or to itself
+                    is_folder, about = False, entry.stat(follow_symlinks=False)
+                if is_folder:
+                    if (real := os.path.realpath(entry.path)) not in seen:
+                        seen.add(real)
+                        below.append(Path(entry.path))
+                    continue
+                yield f"{os.path.relpath(entry.path, folder)}\t{about.st_size}\t{about.st_mtime_ns}\n"
 
 
 def data_folder(name: str, root: Path | str | None, needs: Iterable[str]) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
+from gazekit.datasets import FORMATS
 from gazekit.datasets.card import Card
 from gazekit.datasets.loading import data_folder
 from gazekit.errors import InputError
@@ -78,6 +80,19 @@ def as_markdown(listed: list[Entry]) -> str:
         density = f"{card.screen.px_per_dva:.4g}" if card.screen else "not stated"
         cells = [f"`{card.label}`", card.content["title"], _task(card), *counts, density, card.licences, entry.how]
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def options_as_markdown(listed: list[Entry]) -> str:
+    """What each reader offers as keyword arguments of ``load``, with the defaults."""
+    lines = ["| name | options and defaults | what they mean |", "|---|---|---|"]
+    for entry in listed:
+        reader = FORMATS.load(entry.card.format)
+        given = inspect.signature(reader).parameters.values()
+        options = [f"`{p.name}={p.default!r}`" for p in given if p.name not in ("folder", "card")]
+        if options:
+            where = f"`help({reader.__module__}.{reader.__name__})`"
+            lines.append(f"| `{entry.card.name}` | {', '.join(options)} | {where} |")
     return "\n".join(lines)
 
 

@@ -53,6 +53,8 @@ class SplitRule:
         if not isinstance(rule, Mapping) or set(rule) - {"seed"} != {"by", "val", "test"}:
             raise InputError(f"{what} is {rule!r}, expected {form}")
         val, test = rule["val"], rule["test"]
+        if not isinstance(rule["by"], str):
+            raise InputError(f"{what}: by is {rule['by']!r}, expected the name of a column")
         if "seed" in rule:
             numbers = all(isinstance(part, int | float) and 0 <= part < 1 for part in (val, test))
             if not numbers or val + test >= 1 or not isinstance(rule["seed"], int):
@@ -75,10 +77,13 @@ class SplitRule:
             return values.map(lambda value: named.get(str(value), "train")).astype("str")
         assert isinstance(self.val, float)
         assert isinstance(self.test, float)
-        place = {value: _hash_to_unit(f"{self.seed}/{value}") for value in values.unique()}
+        # By its text: NaN, as a key, is not found again.
+        place = {str(value): _hash_to_unit(f"{self.seed}/{value}") for value in values.unique()}
         bounds = self.test, self.test + self.val
         return values.map(
-            lambda value: "test" if place[value] < bounds[0] else "val" if place[value] < bounds[1] else "train"
+            lambda value: (
+                "test" if place[str(value)] < bounds[0] else "val" if place[str(value)] < bounds[1] else "train"
+            )
         ).astype("str")
 
     def assign(self, trials: pd.DataFrame, stimuli: pd.DataFrame, what: str) -> tuple[pd.DataFrame, pd.DataFrame]:

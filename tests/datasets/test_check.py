@@ -226,3 +226,16 @@ def test_list_says_what_is_here_and_the_table_does_not_depend_on_it(monkeypatch,
     assert "not here; gazekit data fetch osie" in text
     assert as_markdown(entries()) == before
     assert str(tmp_path) not in before
+
+
+def test_the_tables_in_the_documentation_are_those_that_the_command_prints():
+    from pathlib import Path
+
+    from click.testing import CliRunner
+
+    from gazekit.cli import main
+
+    printed = CliRunner().invoke(main, ["data", "list", "--markdown"]).output
+    written = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for table in printed.strip().split("\n\n"):
+        assert table in written, "docs/datasets.md is out of date: paste what 'gazekit data list --markdown' prints"
