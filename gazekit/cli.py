@@ -174,11 +174,17 @@ def bench() -> None:
 @bench.command("metrics")
 @_data_root
 @click.option("--stimuli", type=int, help="Only so many stimuli.")
-def bench_metrics(data_root: Path | None, stimuli: int | None) -> None:
-    """Time the full-resolution map metrics on OSIE."""
+@click.option("--paths/--no-paths", default=True, show_default=True, help="Time path metrics and other libraries too.")
+@click.option("--device", default="cpu", show_default=True, help="Where the path half runs, e.g. cuda.")
+def bench_metrics(data_root: Path | None, stimuli: int | None, paths: bool, device: str) -> None:
+    """Time the full-resolution map metrics and the path metrics on OSIE, beside other libraries."""
     from gazekit.evaluation.bench import bench_map_metrics
 
     bench_map_metrics(data_root, stimuli, click.echo)
+    if paths:
+        from gazekit.evaluation.bench_paths import bench_path_metrics
+
+        bench_path_metrics(data_root, stimuli, click.echo, device)
 
 
 @bench.command("data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from gazekit.datasets.split import SplitRule
 from gazekit.errors import InputError
 from gazekit.geometry import Screen
 from gazekit.registry import unknown_name
-from gazekit.resources import read_yaml, resource_path
+from gazekit.resources import read_yaml, resource_names, resource_path
 
 _KEYS = {
     "name", "title", "citation", "homepage", "license", "simulated", "task", "forced_initial", "format",
@@ -48,13 +49,16 @@ class Card:
 
     @classmethod
     def read(cls, name_or_path: str | Path) -> Card:
-        """The card of that name (or file).
+        """The card of that name, in that file, or in that folder.
+
+        A name that gazekit does not ship is also looked for as a folder with a ``card.yaml``: here, and in
+        ``$GAZEKIT_DATA``.
 
         Raises:
             InputError: No such card, or a key is unknown or missing.
 
         """
-        path = resource_path("datasets", name_or_path)
+        path = _card_path(name_or_path)
         return cls.from_content(read_yaml(path), path)
 
     @classmethod
@@ -64,7 +68,10 @@ class Card:
             if key not in _KEYS:
                 raise unknown_name(f"card key (in {path.name})", key, sorted(_KEYS))
         if missing := [key for key in _NEEDED if key not in content]:
-            raise InputError(f"{path}: the card lacks {missing}")
+            raise InputError(
+                f"{path}: the card lacks {missing}; docs/datasets.md shows a whole one (screen: null and expect: {{}} "
+                "where nothing is known)"
+            )
         for key, kind in (("name", str), ("title", str), ("citation", str), ("license", dict), ("expect", dict)):
             if not isinstance(content[key], kind):
                 raise InputError(f"{path}: {key} is {content[key]!r}, expected a {kind.__name__}")
@@ -120,6 +127,22 @@ class Card:
     def split_rule(self) -> SplitRule:
         """How trials are divided into train, val and test."""
         return SplitRule.read(self.content["split"], f"{self.path}: split")
+
+
+def _card_path(given: str | Path) -> Path:
+    place = Path(given)
+    environment = os.environ.get("GAZEKIT_DATA")
+    shipped = str(given) in resource_names("datasets")
+    for folder in (place, *([Path(environment) / place] if environment else [])):
+        if not shipped and (folder / "card.yaml").is_file():
+            return folder / "card.yaml"
+    if not shipped and place.is_dir():
+        raise InputError(f"{place}: holds no card.yaml; write one (docs/datasets.md says how), or use from_dataframe")
+    try:
+        return resource_path("datasets", given)
+    except InputError as error:
+        mend = "or give the path of a card (.yaml) or of a folder with a card.yaml"
+        raise InputError(str(error).replace("or give a path ending in .yaml", mend)) from None
 
 
 def _check_shapes(content: Mapping[str, Any], path: Path) -> None:

@@ -26,6 +26,7 @@ from gazekit.tables import (
     STIMULUS_COLUMNS,
     TRIAL_COLUMNS,
     TRIAL_EXTRAS,
+    outside,
 )
 
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -59,7 +60,10 @@ class Origin:
     what: str
     first_line: int | None = None
     rename: str = "rename {found!r} to {wanted!r}"
-    seconds: str = "divide them by 1000, or say 'source_units: {duration: s}' in the card if they are seconds"
+    seconds: str = (
+        "divide them by 1000, for tables are in seconds whatever the source was in; or say "
+        "'source_units: {duration: s}' in the card if they are seconds"
+    )
 
     def at(self, row: int) -> str:
         """The row as a message names it; rows count from 0."""
@@ -272,6 +276,27 @@ def refuse_milliseconds(fixations: pd.DataFrame, origin: Origin) -> None:
             raise InputError(
                 f"{origin.what}: {what} looks like milliseconds ({part} {median:g}), expected seconds; {origin.seconds}"
             )
+
+
+def refuse_fractions(fixations: pd.DataFrame, stimuli: pd.DataFrame, origin: Origin) -> None:
+    """Raise where positions can only be fractions of the stimulus."""
+    xy = fixations[["x_px", "y_px"]].to_numpy()
+    between = len(xy) > 0 and xy.min() >= 0 and xy.max() <= 1 and bool((xy % 1 != 0).any())
+    if between and (stimuli[["width_px", "height_px"]] > 2).all(axis=None):
+        raise InputError(
+            f"{origin.what}: x_px and y_px are all between 0 and 1, which look like fractions of the stimulus; "
+            "expected pixels: multiply them by its width and height"
+        )
+
+
+def what_was_assumed(given: pd.DataFrame, fixations: pd.DataFrame, stimuli: pd.DataFrame) -> tuple[str, ...]:
+    """What a user should know about how the table was taken, one sentence each."""
+    said = []
+    if "trial" not in given:
+        said.append("Without a column 'trial', all rows of a subject on a stimulus are one trial.")
+    if off := int(outside(fixations, stimuli).sum()):
+        said.append(f"{off} of {len(fixations)} fixations lie outside their stimulus and are kept.")
+    return tuple(said)
 
 
 def refuse_unknown_stimuli(table: pd.DataFrame, stimuli: pd.DataFrame, origin: Origin) -> None:

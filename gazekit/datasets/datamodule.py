@@ -86,7 +86,7 @@ class StimulusItems(Dataset[_Item]):
             first = self.names[self.paths.index("")]
             raise InputError(
                 f"{data.name}: no image of stimulus {first!r} in this copy ({self.paths.count('')} of "
-                f"{len(self.paths)} are missing); {data.card.mend}"
+                f"{len(self.paths)} are missing); 'gazekit data fetch {data.name}' says where images are to be had"
             )
         self.own_sizes = list(zip(data.stimuli["width_px"], data.stimuli["height_px"], strict=True))
         self.feature_paths = None if cache is None else [cache.path(path) for path in self.paths]

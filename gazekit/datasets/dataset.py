@@ -71,11 +71,24 @@ class GazeDataset:
             )
         return self.card.screen
 
-    def with_screen(self, screen: Screen) -> GazeDataset:
-        """The same data under a geometry of your own, for releases that do not state one."""
+    def with_screen(self, screen: Screen | Mapping[str, Any]) -> GazeDataset:
+        """The same data under a geometry of your own, for releases that do not state one; `changes` says so.
+
+        >>> data.with_screen(Screen(size_wh_px=(1024, 768), measured_px_per_dva=32))
+
+        Raises:
+            InputError: It is neither a screen nor the ``screen`` block of a card.
+
+        """
+        if not isinstance(screen, Screen):
+            if not isinstance(screen, Mapping):
+                raise InputError(f"{self.name}: screen is {screen!r}, expected a Screen")
+            screen = Screen.from_card(screen)
         kept = {key: value for key, value in asdict(screen).items() if value is not None}
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()}
-        return replace(self, card=replace(self.card, screen=screen, content={**self.card.content, "screen": plain}))
+        card = replace(self.card, screen=screen, content={**self.card.content, "screen": plain})
+        said = f"The screen was given by the user ({screen.px_per_dva:g} px per dva), not by the release."
+        return replace(self, card=card, changes=(*self.changes, said))
 
     def __repr__(self) -> str:
         counts = f"{len(self.stimuli)} stimuli, {self.trials['subject'].nunique()} subjects"
@@ -170,10 +183,14 @@ class GazeDataset:
         """Write the tables and the card into `folder`, which ``load(folder)`` then reads.
 
         The files are ``fixations.parquet``, ``trials.parquet``, ``stimuli.parquet``, ``objects.parquet``
-        where there are objects, and ``card.yaml``. Images stay where they are.
+        where there are objects, and ``card.yaml``. Images stay where they are; their absolute paths are kept.
         """
         for name in (*TABLES, "objects"):
             if (table := getattr(self, name)) is not None:
+                for column in [column for column in _PATHS if column in table]:
+                    # The folder may be read from anywhere.
+                    absolute = [str(Path(path).absolute()) if path else "" for path in table[column].fillna("")]
+                    table = table.assign(**{column: pd.Series(absolute, index=table.index, dtype="str")})
                 with written_aside(Path(folder) / f"{name}.parquet") as aside:
                     table.to_parquet(aside, index=False)
         kept = {key: value for key, value in self.card.content.items() if key not in _ABOUT_FILES}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,16 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gazekit.datasets.dataset import GazeDataset
+from gazekit.datasets.exported_card import exported_card
 from gazekit.datasets.readers.fixatons import EXACT, IMAGE_SUFFIXES
 from gazekit.density import fixation_density
 from gazekit.errors import InputError
 from gazekit.registry import unknown_name
 
 _ONSETS = ("released", "from_durations")
-# What a card says about files of its release, or expects of its reader.
-_OF_THE_RELEASE = (
-    "download", "archives", "manual", "files", "needs", "bytes", "parts", "observer", "expect", "format", "split",
-)  # fmt: skip
 
 
 def write_fixatons(
@@ -150,7 +145,9 @@ def _write(data: GazeDataset, rows: dict[int, str], sigma_px: float | None, fold
         if sigma_px is not None:
             saliency = _saliency(xy_px, size_wh_px, sigma_px)
             Image.fromarray(saliency).save(folder / "SALIENCY_MAPS" / f"{name}.png")
-    card = yaml.safe_dump(_card_of(data), sort_keys=False, allow_unicode=True)
+    card = yaml.safe_dump(
+        exported_card(data, "fixatons", ["STIMULI", "SCANPATHS"], "required"), sort_keys=False, allow_unicode=True
+    )
     (folder / "card.yaml").write_text(card, encoding="utf-8")
 
 
@@ -161,40 +158,3 @@ def _saliency(xy_px: NDArray[np.float64], size_wh_px: tuple[int, int], sigma_px:
     density = fixation_density(torch.from_numpy(xy_px)[None], valid, size_wh_px, sigma_px)[0].numpy()
     saliency: NDArray[np.uint8] = np.round(density / density.max() * 255).astype(np.uint8)
     return saliency
-
-
-def _card_of(data: GazeDataset) -> dict[str, Any]:
-    """The data's card, with the counts of what is written, and the screen and split that it has now."""
-    kept = {key: value for key, value in data.card.content.items() if key not in _OF_THE_RELEASE}
-    screen = data.card.screen
-    known = {} if screen is None else {key: value for key, value in asdict(screen).items() if value is not None}
-    geometry = {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
-    expect = {
-        "subjects": int(data.trials["subject"].nunique()),
-        "stimuli": len(data.stimuli),
-        "trials": len(data.trials),
-        "fixations": len(data.fixations),
-    }
-    split, lost = _split_of(data)
-    issues = [*kept.get("known_issues", []), *lost]
-    return kept | {
-        "format": "fixatons",
-        "needs": ["STIMULI", "SCANPATHS"],
-        "images": "required",
-        "screen": geometry or None,
-        "expect": expect,
-        "split": split,
-        "known_issues": issues,
-    }
-
-
-def _split_of(data: GazeDataset) -> tuple[dict[str, Any], list[str]]:
-    """The split as lists of stimuli, or of subjects where the stimuli are not divided."""
-    for by, table in (("stimulus", data.stimuli), ("subject", data.trials.drop_duplicates(["subject", "split"]))):
-        if (table["split"] != "").all() and not table[by].duplicated().any():
-            val, test = (table.loc[table["split"] == part, by].tolist() for part in ("val", "test"))
-            return {"by": by, "val": val, "test": test}, []
-    lost = (
-        "The data were divided neither by stimulus nor by subject; that split is lost, and all trials are for training."
-    )
-    return {"by": "stimulus", "val": [], "test": []}, [lost]

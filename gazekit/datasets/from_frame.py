@@ -18,6 +18,7 @@ from gazekit.datasets.column_rules import (
     likely_column,
     need_columns,
     numbers,
+    refuse_fractions,
     refuse_milliseconds,
     refuse_unknown_stimuli,
     standard_fixations,
@@ -25,12 +26,13 @@ from gazekit.datasets.column_rules import (
     standard_stimuli,
     standard_trials,
     trials_of,
+    what_was_assumed,
 )
 from gazekit.datasets.dataset import GazeDataset
 from gazekit.datasets.reading import Tables
 from gazekit.errors import InputError
 from gazekit.geometry import Screen
-from gazekit.tables import check_fixations, check_objects, check_stimuli, check_trials, outside
+from gazekit.tables import check_fixations, check_objects, check_stimuli, check_trials
 
 # Divisors that make seconds of a column.
 _PER_SECOND = {"s": 1.0, "ms": 1000.0, "us": 1_000_000.0}
@@ -181,8 +183,8 @@ def make_tables(
     stimulus_table = check_stimuli(stimulus_table, card.name)
     refuse_unknown_stimuli(table, stimulus_table, origin)
     refuse_unknown_stimuli(listed, stimulus_table, trials_origin)
-    off = int(outside(table, stimulus_table).sum())
-    changes = (f"{off} of {len(table)} fixations lie outside their stimulus and are kept.",) if off else ()
+    refuse_fractions(table, stimulus_table, origin)
+    changes = what_was_assumed(fixations, table, stimulus_table)
     boxes = None if objects is None else standard_objects(objects, replace(origin, what=f"{card.name}, objects"))
     return Tables(table, listed, stimulus_table, changes, boxes)
 
@@ -304,12 +306,15 @@ def _refuse_forgotten_times(table: pd.DataFrame, origin: Origin) -> None:
     for wanted, forgotten in (
         ("duration_s", ("duration", "duration_ms", "dur")),
         ("t_s", ("onset", "onset_ms", "t_ms")),
+        ("fixation", ("fix", "fix_index", "fixation_index", "fixation_number", "current_fix_index")),
+        ("trial", ("trial_id", "trialid", "trial_index", "trial_number")),
     ):
         near = next((str(c) for c in table.columns if str(c).lower() in forgotten), None)
         if wanted not in table and near is not None:
+            unit = f" and, if it is in milliseconds, units={{{wanted!r}: 'ms'}}" if wanted in _TIMES else ""
             raise InputError(
-                f"{origin.what}: no column {wanted!r}, but one named {near!r}; give columns={{{near!r}: {wanted!r}}} "
-                f"and, if it is in milliseconds, units={{{wanted!r}: 'ms'}}; if it is something else, rename it"
+                f"{origin.what}: no column {wanted!r}, but one named {near!r}; give columns={{{near!r}: {wanted!r}}}"
+                f"{unit}; if it is something else, rename it"
             )
 
 
@@ -337,13 +342,13 @@ def _images(images: Path | str | Mapping[str, Path | str] | None, wanted: pd.Ser
     if images is None:
         return {}, False
     if isinstance(images, Mapping):
-        paths = {str(name): Path(path) for name, path in images.items()}
+        paths = {str(name): Path(path).absolute() for name, path in images.items()}
         if absent := [name for name in paths if not paths[name].is_file()]:
             raise InputError(
                 f"{paths[absent[0]]}: image of stimulus {absent[0]!r} missing ({len(absent)} of {len(paths)} are)"
             )
         return paths, True
-    folder = Path(images)
+    folder = Path(images).absolute()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images")
     by_stem = images_by_name(folder)

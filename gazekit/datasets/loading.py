@@ -40,7 +40,8 @@ def load(
     card, own_folder = _find_card(name)
     reader: Reader = formats.load(card.format)
     _check_options(card, reader, options)
-    folder = own_folder or _folder_of(card, root)
+    # Paths are remembered, and the working directory changes.
+    folder = (own_folder or _folder_of(card, root)).absolute()
     store = _TableStore(card, folder, reader, options) if cache and not card.simulated else None
     data = store.read() if store else None
     if data is None:
@@ -52,23 +53,16 @@ def load(
 
 
 def _find_card(name: str | Path) -> tuple[Card, Path | None]:
-    """The card, and the dataset's folder where the name is a path."""
-    given = Path(name)
-    if given.is_dir() and (given.parent != Path() or (given / "card.yaml").is_file()):
-        if not (given / "card.yaml").is_file():
-            raise InputError(
-                f"{given}: holds no card.yaml; write one (docs/datasets.md says how), or use from_dataframe"
-            )
-        given = given / "card.yaml"
-    card = Card.read(given)
-    if given.suffix not in (".yaml", ".yml"):
-        return card, None
-    folder = card.path.parent if card.path else given.parent
+    """The card, and the dataset's folder where the card lies with its data."""
+    card = Card.read(name)
+    assert card.path is not None
+    folder = card.path.parent
     # A card of that name lies with its data; one of another name may stand in a collection of cards.
-    beside = given.name == "card.yaml"
+    beside = card.path.name == "card.yaml"
     if beside and (lacking := [part for part in card.needs if not (folder / part).exists()]):
         raise InputError(f"{folder}: lacks {', '.join(lacking)}, which its card.yaml needs; {card.mend}")
-    whole = card.needs and all((folder / part).exists() for part in card.needs)
+    own_file = Path(name).suffix in (".yaml", ".yml")
+    whole = own_file and card.needs and all((folder / part).exists() for part in card.needs)
     return card, folder if beside or whole else None
 
 
@@ -81,6 +75,8 @@ def _folder_of(card: Card, root: Path | str | None) -> Path:
 def _check_options(card: Card, reader: Reader, options: Mapping[str, Any]) -> None:
     known = [name for name in inspect.signature(reader).parameters if name not in ("folder", "card")]
     for option in options:
+        if not known:
+            raise InputError(f"dataset {card.name} has no options, found {option!r}; the data folder is given as root")
         if option not in known:
             raise unknown_name(f"option for dataset {card.name}", option, known)
 
@@ -235,7 +231,8 @@ def data_folder(name: str, root: Path | str | None, needs: Iterable[str]) -> Pat
         candidates.append(cache_folder() / "data" / name)
     needed = list(needs)
     for folder in candidates:
-        if folder.is_dir() and all((folder / part).exists() for part in needed):
+        # A card that needs no file in particular must not take an empty folder for a copy.
+        if folder.is_dir() and all((folder / part).exists() for part in needed) and _has_files(folder):
             return folder
     looked = ", ".join(f"{folder} ({_lack(folder, needed)})" for folder in candidates)
     raise InputError(
@@ -244,7 +241,13 @@ def data_folder(name: str, root: Path | str | None, needs: Iterable[str]) -> Pat
     )
 
 
+def _has_files(folder: Path) -> bool:
+    return any(not path.name.startswith(".") for path in folder.iterdir())
+
+
 def _lack(folder: Path, needed: list[str]) -> str:
     if not folder.is_dir():
         return "no such folder"
+    if not _has_files(folder):
+        return "empty"
     return "lacks " + ", ".join(part for part in needed if not (folder / part).exists())

@@ -27,10 +27,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
 from gazekit.datasets.dataset import GazeDataset
+from gazekit.datasets.exported_card import exported_card
 from gazekit.datasets.readers.visions import NO_CATEGORY, SAFE_NAME, subject_name
 from gazekit.errors import InputError
 from gazekit.files import written_aside
@@ -64,7 +66,7 @@ def write_visions(
     recompute_found: bool = True,
     copy_images: bool = True,
 ) -> tuple[str, ...]:
-    """Write `data` into `folder` as ViSioNS JSON; every file is whole or not there.
+    """Write `data` into `folder` as ViSioNS JSON, with a card for ``load(folder)``; every file is whole or not there.
 
     With `clip`, `crop_at_target`, `drop_single` and `recompute_found` off and without `max_fixations`, reading the
     folder gives back the same positions, target boxes and flags, and the same durations where they came from
@@ -158,6 +160,10 @@ def write_visions(
     for file, records in files.items():
         _write_json(folder / _SCANPATHS / file, records)
     _write_json(folder / "trials_properties.json", [_properties(t, names[t.file], data) for t in targets.values()])
+    images = "required" if copy_images else "optional"
+    card = exported_card(data, "visions", ["dataset_info.json"], images, counted=False)
+    with written_aside(folder / "card.yaml") as aside:
+        aside.write_text(yaml.safe_dump(card, sort_keys=False, allow_unicode=True), encoding="utf-8")
     # Last: a folder without this file is no dataset, so a broken write is none either.
     _write_json(folder / "dataset_info.json", _info(targets, data, fovea_wh_px, max_fixations or max(longest, 1)))
     said = {

@@ -10,6 +10,8 @@ from gazekit.datasets import Card, load
 from gazekit.datasets.from_frame import from_dataframe
 from gazekit.geometry import Screen
 
+ONE_TRIAL = "Without a column 'trial', all rows of a subject on a stimulus are one trial."
+
 SCREEN = {"size_wh_px": [100, 60], "measured_px_per_dva": 12.5}
 
 
@@ -51,7 +53,7 @@ def test_a_standard_table_is_taken_as_it_is():
     assert data.screen.px_per_dva == 12.5
     assert not data.card.forced_initial
     assert data.card.split_rule.by == "stimulus"
-    assert data.changes == ()
+    assert data.changes == (ONE_TRIAL,)
     assert data.split("all") is data
 
 
@@ -67,7 +69,7 @@ def test_columns_are_renamed_and_units_converted():
     assert data.fixations["subject"].tolist() == ["1", "1", "2", "2"]
     np.testing.assert_array_equal(data.fixations["duration_s"], [0.2, 0.3005, np.nan, 0.1])
     assert data.fixations["t_s"].tolist() == [0.0, 0.3, 0.1, 0.0]
-    assert data.changes == ("duration_s was given in ms and is converted to seconds.",)
+    assert set(data.changes) == {"duration_s was given in ms and is converted to seconds.", ONE_TRIAL}
 
 
 def test_index_and_missing_times():
@@ -85,7 +87,7 @@ def test_images_from_a_folder_or_a_mapping(tmp_path):
     data = build(images=tmp_path, screen=None)
     assert data.stimuli["width_px"].tolist() == [101, 30]
     assert data.stimuli["path"].tolist() == [str(tmp_path / "i.png"), str(tmp_path / "k.jpg")]
-    assert data.changes == ("1 of 4 fixations lie outside their stimulus and are kept.",)
+    assert data.changes[-1] == "1 of 4 fixations lie outside their stimulus and are kept."
     with_suffix = frame(stimulus=["i.png", "i.png", "i.png", "k.jpg"])
     assert build(with_suffix, images=tmp_path).stimuli["height_px"].tolist() == [60, 17]
     by_name = {"i": tmp_path / "i.png", "k": str(tmp_path / "more.png")}
@@ -227,3 +229,22 @@ def test_large_tables_are_quick():
     )
     data = build(table)
     assert len(data.trials) == 30_000
+
+
+def test_positions_that_are_fractions_are_refused(tmp_path):
+    table = pd.DataFrame({"subject": "a", "stimulus": "k", "x_px": [0.1, 0.9], "y_px": [0.5, 1.0]})
+    with pytest.raises(InputError, match=r"between 0 and 1, which look like fractions .* multiply them") as caught:
+        from_dataframe(table, name="mine", screen={"size_wh_px": [400, 300], "measured_px_per_dva": 30})
+    assert "\n" not in str(caught.value)
+    within = table.assign(x_px=[0.1, 1.9])
+    assert (
+        len(from_dataframe(within, name="mine", screen={"size_wh_px": [400, 300], "measured_px_per_dva": 30}).trials)
+        == 1
+    )
+
+
+@pytest.mark.parametrize(("named", "wanted"), [("fix", "fixation"), ("TRIAL_INDEX", "trial"), ("trial_id", "trial")])
+def test_numbers_under_another_name_are_not_passed_over(named, wanted):
+    table = pd.DataFrame({"subject": "a", "stimulus": "k", "x_px": [10.0, 20], "y_px": [5.0, 6], named: [0, 1]})
+    with pytest.raises(InputError, match=rf"no column '{wanted}', but one named '{named}'; give columns="):
+        from_dataframe(table, name="mine", screen={"size_wh_px": [400, 300], "measured_px_per_dva": 30})

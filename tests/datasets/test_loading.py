@@ -53,7 +53,7 @@ def read_made_up(
     x = np.array([float(text) for text in (folder / "data" / "eye.csv").read_text().split(",")]) * scale
     n = len(x)
     stimuli = pd.DataFrame(
-        {"stimulus": ["a", "ü b", "3"], "path": ["", "p.jpg", ""], "width_px": 320, "height_px": 200}
+        {"stimulus": ["a", "ü b", "3"], "path": ["", "/nowhere/p.jpg", ""], "width_px": 320, "height_px": 200}
     )
     stimuli["layout"] = pd.array([1, None, 3], dtype="Int64")
     trials = pd.DataFrame(
@@ -63,7 +63,7 @@ def read_made_up(
             "stimulus": ["a", "ü b", "a", "3"],
             "task": ["search", "search", "free_viewing", "search"],
             "target": ["cup", "", "fork", "nan"],
-            "target_path": ["", "", "t.png", ""],
+            "target_path": ["", "", "/nowhere/t.png", ""],
             "target_present": pd.array([True, False, None, True], dtype="boolean"),
             **{f"target_{side}_px": [1.5, np.nan, 3.0, 0.1 + 0.2] for side in ("left", "top")},
             **{f"target_{side}_px": [9.5, np.nan, 1e2, 7.0] for side in ("right", "bottom")},
@@ -601,3 +601,36 @@ def test_a_change_of_osie_is_read(tmp_path):
     assert before.fixations["x_px"].iloc[0] != 123.25
     assert after.fixations["x_px"].iloc[0] == 123.25
     assert after.fingerprint() != before.fingerprint()
+
+
+def test_images_are_found_from_any_folder(tmp_path, monkeypatch):
+    """A relative root is remembered as where it was, not as where the user is later."""
+    write_release(tmp_path / "data", n_images=2, n_subjects=2)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PartialDataWarning)
+        assert all(Path(path).is_file() for path in load("osie", root="data").stimuli["path"])
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        data = load("osie", root=tmp_path / "data")
+        assert all(Path(path).is_file() for path in data.stimuli["path"])
+        data.to_parquet("kept")
+        monkeypatch.chdir(tmp_path)
+        assert all(Path(path).is_file() for path in load("elsewhere/kept").stimuli["path"])
+
+
+def test_a_folder_is_found_by_its_bare_name_in_the_data_folder(tmp_path, monkeypatch):
+    from gazekit.datasets import Card
+
+    write_release(tmp_path / "data", n_images=2, n_subjects=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PartialDataWarning)
+        load("osie", root=tmp_path / "data").to_parquet(tmp_path / "data" / "mylab")
+        monkeypatch.setenv("GAZEKIT_DATA", str(tmp_path / "data"))
+        assert len(load("mylab").stimuli) == 2
+    assert Card.read("mylab").path == tmp_path / "data" / "mylab" / "card.yaml"
+    with pytest.raises(InputError, match=r"or of a folder with a card\.yaml"):
+        load("nobody")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(InputError, match=r"bare: holds no card\.yaml"):
+        load(tmp_path / "bare")

@@ -87,7 +87,7 @@ def test_fixations_among_events(form):
     assert table["t_s"].tolist() == [0.1, 0.34, 0.1, 0]
     assert table["amplitude"].isna().all()
     assert not {"name", "onset", "shown", "page"} & set(table.columns)
-    assert data.changes == ("1 of 4 fixations lie outside their stimulus and are kept.",)
+    assert data.changes[-1] == "1 of 4 fixations lie outside their stimulus and are kept."
     assert data.stimuli["width_px"].tolist() == [1024, 1024]
 
 

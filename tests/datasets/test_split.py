@@ -392,3 +392,14 @@ def test_what_cannot_be_written_leaves_no_part(data, tmp_path):
     after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert after["trials.parquet"] == before["trials.parquet"]
     assert after.keys() == before.keys()
+
+
+def test_a_given_geometry_is_told_and_may_be_a_cards_block():
+    data = load("simulated")
+    block = {"size_wh_px": [400, 300], "measured_px_per_dva": 20}
+    changed = data.with_screen(block)
+    assert changed.screen.px_per_dva == 20
+    assert changed.changes[-1] == "The screen was given by the user (20 px per dva), not by the release."
+    for wrong in (None, 32, "32 px"):
+        with pytest.raises(InputError, match="expected a Screen"):
+            data.with_screen(wrong)

@@ -84,7 +84,10 @@ def test_a_card_and_one_csv_make_a_dataset(lab):
     assert data.trials["task"].unique().tolist() == ["free_viewing"]
     assert data.stimuli["stimulus"].tolist() == ["bus", "unseen", "sub/car"]
     assert data.stimuli[["width_px", "height_px"]].to_numpy().tolist() == [[41, 40], [9, 5], [30, 17]]
-    assert data.changes == ()
+    assert data.changes == (
+        "Without a column 'trial', all rows of a subject on a stimulus are one trial.",
+        "1 of 5 fixations lie outside their stimulus and are kept.",
+    )
     assert set(data.stimuli["split"]) <= {"train", "val", "test"}
 
 

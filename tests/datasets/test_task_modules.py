@@ -163,7 +163,7 @@ def test_cached_images_are_the_same_and_are_kept(interiors, monkeypatch):
 
 
 def test_readers_options_reach_the_reader(interiors):
-    with pytest.raises(InputError, match="no option for dataset interiors named 'first_fixation'"):
+    with pytest.raises(InputError, match="dataset interiors has no options, found 'first_fixation'"):
         module(SearchDataModule, interiors, options={"first_fixation": "keep"})
 
 

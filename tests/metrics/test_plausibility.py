@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 from gazekit.errors import InputError
-from gazekit.metrics import plausibility as module
 from gazekit.metrics.edit_distance import edit_distance_symbols, prefix_edit_distance
 from gazekit.metrics.grid_strings import grid_symbols
 from gazekit.metrics.plausibility import ScanPathPlausibility, human_plausibility, plausibility
 from gazekit.metrics.scanmatch import scanmatch
 from gazekit.metrics.time_delay import string_time_delay
+
+module = importlib.import_module("gazekit.metrics.plausibility")  # the package has a function of this name
 
 SIZE = {"size_wh_px": (40, 30)}
 SAME = {"rtol": 1e-12, "atol": 1e-12, "equal_nan": True}

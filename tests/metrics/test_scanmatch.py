@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import warnings
@@ -11,12 +12,13 @@ import pytest
 import torch
 
 from gazekit.errors import InputError
-from gazekit.metrics import edit_distance as bits_module
-from gazekit.metrics import scanmatch as module
 from gazekit.metrics.grid_strings import grid_symbols
 from gazekit.metrics.scanmatch import ScanMatch, scanmatch, scanmatch_symbols
 from gazekit.metrics.sequence_score import needleman_wunsch_symbols
 from tests.conftest import REAL_DATA, needs_osie
+
+bits_module = importlib.import_module("gazekit.metrics.edit_distance")  # the package has a function of this name
+module = importlib.import_module("gazekit.metrics.scanmatch")  # the package has a function of this name
 
 SMALL = {"size_wh_px": (40, 30), "bins_wh": (4, 3), "threshold_bins": 2.0}
 # The same float64 table but for the order of a handful of additions and one division.

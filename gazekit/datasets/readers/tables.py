@@ -35,6 +35,7 @@ from gazekit.datasets.column_rules import (
     Origin,
     images_by_name,
     need_columns,
+    refuse_fractions,
     refuse_milliseconds,
     refuse_unknown_stimuli,
     standard_fixations,
@@ -42,6 +43,7 @@ from gazekit.datasets.column_rules import (
     standard_stimuli,
     standard_trials,
     trials_of,
+    what_was_assumed,
 )
 from gazekit.datasets.reading import Tables
 from gazekit.errors import InputError
@@ -111,7 +113,15 @@ def read_tables(folder: Path, card: Card) -> Tables:
     if (given := _read_table(folder, "objects", OBJECT_COLUMNS)) is not None:
         objects = standard_objects(*given)
         objects = check_objects(objects, stimuli, given[1].what)
-    return Tables(fixations, trials, stimuli, tuple(map(str, card.content.get("changes", ()))), objects)
+    refuse_fractions(fixations, stimuli, origin)
+    # What to_parquet wrote says itself what was changed on the way there.
+    said = card.content.get("changes")
+    changes = [*map(str, said)] if said is not None else [*what_was_assumed(raw_fixations, fixations, stimuli)]
+    if stated is not None and "path" in stated:
+        lost = int((stated["path"].fillna("").astype(str) != "").sum() - (stimuli["path"] != "").sum())
+        if lost > 0:
+            changes.append(f"{lost} images that the stimulus table names are not there; their path is empty.")
+    return Tables(fixations, trials, stimuli, tuple(dict.fromkeys(changes)), objects)
 
 
 def _read_table(folder: Path, name: str, known: Collection[str]) -> tuple[pd.DataFrame, Origin] | None:
