@@ -146,6 +146,44 @@ def evaluate(
     run_evaluation(protocol, list(models), out, data_root=data_root, split=split, device=device, report=report)
 
 
+@main.command()
+@click.argument("path_a", metavar="A", type=click.Path(path_type=Path))
+@click.argument("path_b", metavar="B", type=click.Path(path_type=Path))
+@click.option("--model-a", help="Model in A, where it holds several.")
+@click.option("--model-b", help="Model in B, where it holds several.")
+@click.option("--subjects-a", help="Only these subjects of A, separated by commas.")
+@click.option("--subjects-b", help="Only these subjects of B, separated by commas.")
+@click.option("--by", help="Column of categories that weigh equally, e.g. task.")
+@click.option(
+    "--reduction",
+    type=click.Choice(["macro", "micro"]),
+    default="macro",
+    show_default=True,
+    help="Mean of image means, or mean over all trials.",
+)
+@click.option("--crossed", is_flag=True, help="Resample images and subjects, not images alone.")
+@click.option("--draws", default=2000, show_default=True, help="Bootstrap draws.")
+@click.option("--seed", default=0, show_default=True, help="Of the draws.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/comparison"), show_default=True)
+def compare(
+    path_a: Path, path_b: Path, model_a: str | None, model_b: str | None, subjects_a: str | None,
+    subjects_b: str | None, by: str | None, reduction: Any, crossed: bool, draws: int, seed: int, out: Path,
+) -> None:  # fmt: skip
+    """Paired differences, A minus B, of two score files that 'gazekit evaluate' wrote.
+
+    A and B are scores.parquet or the folders with it, for two models or two groups of subjects. Prints a
+    table and writes OUT/comparison.csv and OUT/comparison.png.
+    """
+    from gazekit.evaluation.compare import run_compare
+
+    run_compare(
+        path_a, path_b, out, model_a=model_a, model_b=model_b,
+        subjects_a=tuple(filter(None, (subjects_a or "").split(","))),
+        subjects_b=tuple(filter(None, (subjects_b or "").split(","))),
+        by=by, reduction=reduction, crossed=crossed, n_resamples=draws, seed=seed,
+    )  # fmt: skip
+
+
 def _lightning_command(name: str, summary: str) -> None:
     @main.command(
         name,

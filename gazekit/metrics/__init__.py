@@ -22,6 +22,7 @@ from gazekit.metrics.asymmetry import (
     set_size_slope,
 )
 from gazekit.metrics.auc import AUC, AUCJudd, ShuffledAUC, auc, auc_judd, shuffled_auc
+from gazekit.metrics.auc_borji import AUCBorji, ShuffledAUCMIT, auc_borji, shuffled_auc_mit
 from gazekit.metrics.conditional import (
     ConditionalAUC,
     ConditionalInformationGain,
@@ -42,11 +43,13 @@ from gazekit.metrics.edit_distance import (
     prefix_edit_distance_symbols,
     semantic_edit_distance,
 )
+from gazekit.metrics.emd import EMD, emd
 from gazekit.metrics.grid_strings import cluster_symbols, grid_symbols, label_symbols, object_symbols, repeat_symbols
 from gazekit.metrics.information import InformationGain, LogLikelihood, information_gain, log_likelihood
 from gazekit.metrics.multimatch import DIMENSIONS, MultiMatch, Simplification, multimatch, multimatch_average
 from gazekit.metrics.nss import NSS, nss
 from gazekit.metrics.object_search import ObjectBehavior, ObjectSearch, behavior_delta, object_behavior
+from gazekit.metrics.optimal_maps import saliency_map_for
 from gazekit.metrics.path_distance import (
     DTW,
     DirectedHausdorff,
@@ -135,6 +138,7 @@ __all__ = [
     "CC",
     "DIMENSIONS",
     "DTW",
+    "EMD",
     "HUMAN_ASYMMETRY",
     "KLD",
     "METRICS",
@@ -142,6 +146,7 @@ __all__ = [
     "PATH_METRICS",
     "SIM",
     "TFPAUC",
+    "AUCBorji",
     "AUCJudd",
     "AUCPerf",
     "Alphabet",
@@ -188,6 +193,7 @@ __all__ = [
     "SelfRecurrence",
     "SequenceScore",
     "ShuffledAUC",
+    "ShuffledAUCMIT",
     "Simplification",
     "StringTimeDelay",
     "SymbolEditDistance",
@@ -197,6 +203,7 @@ __all__ = [
     "asymmetry_index",
     "asymmetry_interval",
     "auc",
+    "auc_borji",
     "auc_judd",
     "auc_perf",
     "behavior_delta",
@@ -215,6 +222,7 @@ __all__ = [
     "dtw",
     "edit_distance",
     "edit_distance_symbols",
+    "emd",
     "euclidean",
     "eyenalysis",
     "fit_alphabet",
@@ -246,6 +254,7 @@ __all__ = [
     "reaction_time_ms",
     "repeat_symbols",
     "saccades",
+    "saliency_map_for",
     "scaled_time_delay",
     "scanmatch",
     "scanmatch_symbols",
@@ -260,6 +269,7 @@ __all__ = [
     "sequence_score_symbols",
     "set_size_slope",
     "shuffled_auc",
+    "shuffled_auc_mit",
     "sim",
     "ss_grid",
     "stack_alphabets",
