@@ -126,15 +126,21 @@ def show_data(
 
 @main.command()
 @click.argument("protocol")
-@click.option("--model", "models", multiple=True, help="Checkpoint file or model name; give it once per model.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Checkpoint, model name, or table of scanpaths (.parquet, .csv); give it once per model.",
+)
+@click.option("--dataset", help="Run the protocol on this dataset; default is the protocol's.")
 @_data_root
 @click.option("--split", help="train, val, test, several joined by +, or all; default is the protocol's.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/evaluation"), show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="Where models and metrics run, e.g. cuda.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report.html.")
 def evaluate(
-    protocol: str, models: tuple[str, ...], data_root: Path | None, split: str | None, out: Path, device: str,
-    report: bool,
+    protocol: str, models: tuple[str, ...], dataset: str | None, data_root: Path | None, split: str | None,
+    out: Path, device: str, report: bool,
 ) -> None:  # fmt: skip
     """Score models, controls and people on PROTOCOL (a name or a YAML file).
 
@@ -143,7 +149,9 @@ def evaluate(
     """
     from gazekit.evaluation.command import run_evaluation
 
-    run_evaluation(protocol, list(models), out, data_root=data_root, split=split, device=device, report=report)
+    run_evaluation(
+        protocol, list(models), out, data_root=data_root, split=split, device=device, report=report, dataset=dataset
+    )
 
 
 @main.command()
@@ -159,7 +167,7 @@ def evaluate(
     type=click.Choice(["macro", "micro"]),
     default="macro",
     show_default=True,
-    help="Mean of image means, or mean over all trials.",
+    help="Mean of image means, or mean over all trials (of NSS and its like: over all fixations).",
 )
 @click.option("--crossed", is_flag=True, help="Resample images and subjects, not images alone.")
 @click.option("--draws", default=2000, show_default=True, help="Bootstrap draws.")

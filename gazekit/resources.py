@@ -17,7 +17,10 @@ from gazekit.registry import unknown_name
 _PACKAGED = Path(__file__).parent / "_data"
 _ROOT = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent
 # Folder -> what one file in it is called in messages.
-KINDS = {"datasets": "dataset", "training": "recipe", "evaluation": "protocol"}
+KINDS = {
+    "datasets": "dataset", "training": "recipe", "evaluation": "protocol",
+    "evaluation/tables": "table of published numbers",
+}  # fmt: skip
 
 
 def resource_names(folder: str) -> list[str]:

@@ -9,21 +9,21 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from gazekit.evaluation.intervals import summarize
+from gazekit.evaluation.columns import score_column
 from gazekit.evaluation.protocol import Protocol
 from gazekit.evaluation.report import number, write_report
 from gazekit.evaluation.runner import Evaluation, evaluate
+from gazekit.evaluation.summary import notes, summary_of
 from gazekit.files import written_aside
 from gazekit.memory import keep_freed_memory
-from gazekit.metrics import METRICS
 
 
 def run_evaluation(
     protocol_name: str, models: list[str], out: Path, data_root: Path | None = None, split: str | None = None,
-    device: str = "cpu", report: bool = True,
+    device: str = "cpu", report: bool = True, dataset: str | None = None,
 ) -> Evaluation:  # fmt: skip
     """Evaluate with a progress bar; print and write what there is to see; return the evaluation."""
-    protocol = Protocol.read(protocol_name)
+    protocol = Protocol.read(protocol_name, dataset)
     keep_freed_memory()
     with tqdm(total=0, unit="image", desc="fitting controls") as bar:
 
@@ -34,13 +34,13 @@ def run_evaluation(
             bar.update(done - bar.n)
 
         evaluation = evaluate(protocol, models, out, data_root, split, device, progress)
-    summary = summarize(evaluation.scores, protocol.metrics, protocol.ceiling, protocol.intervals)
+    summary = summary_of(evaluation)
     with written_aside(out / "summary.csv") as aside:
         summary.to_csv(aside, index=False)
     print_table(evaluation, summary)
     click.echo(f"scores: {out / 'scores.parquet'} ({len(evaluation.scores)} rows, one per model and trial)")
     if report:
-        write_report(evaluation, out / "report.html")
+        write_report(evaluation, out / "report.html", summary)
         click.echo(f"report: {out / 'report.html'}")
     return evaluation
 
@@ -54,21 +54,22 @@ def print_table(evaluation: Evaluation, summary: pd.DataFrame) -> None:
         f"{record['split']}: {data['stimuli_scored']} images, {data['trials_scored']} trials"
     )
     width = max(len(name) for name in summary["model"]) + 2
+    first = max(14, *(len(score_column(name).label) + 3 for name in summary["metric"]))
     level = round(100 * record["protocol"]["intervals"]["level"])
-    titles = ("metric", "model", "mean", f"{level} % interval", "of ceiling", "n valid / n total")
-    click.echo("{:14}{:{w}}{:>9}{:>20}{:>12}{:>20}".format(*titles, w=width))
+    titles = ("score", "model", "mean", f"{level} % interval", "of ceiling", "n valid / n total")
+    click.echo("{:{f}}{:{w}}{:>9}{:>20}{:>12}{:>20}".format(*titles, f=first, w=width))
+    order = list(record["models"])
     for metric, rows in summary.groupby("metric", sort=False):
-        info = METRICS[str(metric)]
-        for i, row in enumerate(rows.to_dict("records")):
-            head = f"{info.label} {'↑' if info.higher_is_better else '↓'}" if i == 0 else info.unit if i == 1 else ""
+        info = score_column(str(metric))
+        listed = rows.set_index("model").loc[order].reset_index().to_dict("records")
+        for i, row in enumerate(listed):
+            head = f"{info.label} {info.arrow}" if i == 0 else info.unit if i == 1 else ""
             interval = f"{number(row['low'])} to {number(row['high'])}" if np.isfinite(row["low"]) else ""
             share = f"{row['of_ceiling']:.3f}" if np.isfinite(row["of_ceiling"]) else ""
             counts = f"{row['n_valid']} / {row['n_total']}"
-            click.echo(f"{head:14}{row['model']:{width}}{number(row['mean']):>9}{interval:>20}{share:>12}{counts:>20}")
-    for name, entry in record["models"].items():
-        if "weights" in entry:
-            click.echo(f"note: {name} stands on {entry['backbone']}, weights {entry['weights']}")
-    seen = evaluation.scores.query("seen_in_training")
-    for name, rows in seen.groupby("model"):
-        click.echo(f"note: {name} was trained on {rows['stimulus'].nunique()} of the scored images")
+            click.echo(
+                f"{head:{first}}{row['model']:{width}}{number(row['mean']):>9}{interval:>20}{share:>12}{counts:>20}"
+            )
+    for line in notes(evaluation, summary):
+        click.echo(f"note: {line}")
     click.echo("")

@@ -20,11 +20,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gazekit.errors import InputError
+from gazekit.evaluation.columns import is_score, score_column
 from gazekit.evaluation.figures import MODEL_COLORS, _stamp
-from gazekit.evaluation.intervals import _PER_TRIAL, MIN_IMAGES, _weighted_means, interval, resampling_weights
+from gazekit.evaluation.intervals import (
+    MIN_IMAGES,
+    MIN_IMAGES_OF_CATEGORY,
+    interval,
+    resampling_weights,
+    stream_seed,
+    weighted_means,
+)
 from gazekit.evaluation.report import number
 from gazekit.files import written_aside
-from gazekit.metrics import METRICS
 from gazekit.registry import unknown_name
 
 Reduction = Literal["macro", "micro"]
@@ -32,12 +39,13 @@ Floats = NDArray[np.float64]
 Whole = NDArray[np.intp]
 
 LEVEL = 0.95
-# Resampling n images of a category understates its standard error by sqrt((n - 1) / n): 11 % for five.
-MIN_IMAGES_OF_CATEGORY = 5
 _KEY = ["stimulus", "subject", "trial"]
 _NEEDED = ["model", *_KEY, "n_fixations", "dataset", "protocol", "split"]
 # Choices of a protocol that move scores, and the data themselves, as evaluation.json records them.
-_RULES = ("first_fixation", "out_of_image", "grid", "baseline", "empirical", "empirical_sigma_dva", "shuffled_from")
+_RULES = (
+    "first_fixation", "out_of_image", "grid", "baseline", "empirical", "empirical_sigma_dva", "shuffled_from",
+    "metric_options", "scored_map", "trials", "paths", "search", "objects",
+)  # fmt: skip
 _MUST_AGREE = ("dataset", "protocol", "split", "data_fingerprint", *_RULES)
 # Draws of a crossed bootstrap at a time; each holds a few numbers per image.
 _DRAWS_AT_ONCE = 250
@@ -69,8 +77,8 @@ def compare_scores(
         by: Column of categories, such as ``task``: images are resampled within a category, and
             categories weigh the same.
         reduction: ``macro`` is the mean of image means (trials weighted by their fixations, except in
-            scores of whole trials, as in :func:`summarize`); ``micro`` is the mean of trials. With `by`,
-            within each category.
+            scores of whole trials, as in :func:`summarize`); ``micro`` is the mean of all trials, weighted
+            likewise, so that NSS is a mean over fixations. With `by`, within each category.
         crossed: Resample subjects as well, independently: a trial weighs the product of how often its
             image and its subject were drawn. For claims about people rather than about these subjects.
         n_resamples: How many resamples.
@@ -95,27 +103,27 @@ def compare_scores(
     a, b = _one_model(a, model_a, "A"), _one_model(b, model_b, "B")
     for column in _MUST_AGREE:
         _check_agreement(a, b, column)
-    if not (metrics := [name for name in METRICS if name in a and name in b]):
-        found = [[name for name in METRICS if name in table] for table in (a, b)]
+    if not (metrics := [name for name in a if is_score(name) and name in b]):
+        found = [[name for name in table if is_score(name)] for table in (a, b)]
         raise InputError(f"A and B have no metric in common: A has {found[0]}, B has {found[1]}")
     pairs = _pair(a, b, by)
     if crossed and (few := min(pairs.a.n_subjects, pairs.b.n_subjects)) < 2:
         raise InputError(f"a crossed bootstrap resamples subjects and needs at least 2 on each side, found {few}")
     rows = []
     for metric in metrics:
-        cells = _cells(pairs, metric, reduction)
+        cells = _cells(pairs, metric)
         row = _point(cells, reduction)
         sizes = np.bincount(cells.category, minlength=cells.n_categories)
         enough = len(cells.category) >= MIN_IMAGES and (by is None or sizes.min() >= MIN_IMAGES_OF_CATEGORY)
         low, high = np.nan, np.nan
         if enough and not np.isnan(row["difference"]):
             low, high = interval(_draws(cells, reduction, crossed, n_resamples, seed), LEVEL)
-        higher = METRICS[metric].higher_is_better
+        higher = score_column(metric).higher_is_better
         rows.append(
             {
                 "metric": metric, "model_a": a["model"].iloc[0], "model_b": b["model"].iloc[0], **row,
                 "low": low, "high": high,
-                "favors": ("a" if higher else "b") if low > 0 else ("b" if higher else "a") if high < 0 else "",
+                "favors": _favors(low, high, higher),
                 "higher_is_better": higher,
                 "n_images": len(cells.category), "n_pairs": cells.n_pairs, "n_total": pairs.n_total,
                 "paired_by": "trial" if pairs.by_trial else "image",
@@ -133,6 +141,13 @@ def compare_scores(
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _favors(low: float, high: float, higher_is_better: bool | None) -> str:
+    """The side that is better by the whole interval; "" where neither is, or where no direction is."""
+    if higher_is_better is None or not (low > 0 or high < 0):
+        return ""
+    return "a" if (low > 0) == higher_is_better else "b"
 
 
 def difference_figure(table: pd.DataFrame) -> Figure:
@@ -218,20 +233,21 @@ def print_comparison(table: pd.DataFrame) -> None:
     click.echo(f"\n{marked}{first['protocol']} on {first['dataset']}, split {first['split']}")
     click.echo(f"A: {first['model_a']}\nB: {first['model_b']}")
     per = f"per {first['by']}, then over categories" if first["by"] else "over all"
-    means = {"macro": "means of image means", "micro": "means of trials"}[first["reduction"]]
+    means = {"macro": "means of image means", "micro": "means of all trials or fixations"}[first["reduction"]]
     click.echo(
         f"{means}, {per}; resampled: images{' and subjects' if first['crossed'] else ''}, "
         f"{first['n_resamples']} times; paired by {first['paired_by']}"
     )
     titles = ("metric", "A", "B", "A - B", f"{round(100 * first['level'])} % interval", "better", "images", "pairs")
-    layout = "{:12}{:>9}{:>9}{:>10}{:>21}{:>8}{:>8}{:>14}{:>16}{:>16}"
+    width = max(12, *(len(score_column(name).label) + 4 for name in table["metric"]))
+    layout = f"{{:{width}}}{{:>9}}{{:>9}}{{:>10}}{{:>21}}{{:>8}}{{:>8}}{{:>14}}{{:>16}}{{:>16}}"
     click.echo(layout.format(*titles, "n valid/all, A", "n valid/all, B"))
     for row in table.to_dict("records"):
-        info = METRICS[row["metric"]]
+        info = score_column(row["metric"])
         few = bool(row["values"])
         click.echo(
             layout.format(
-                f"{info.label} {'↑' if info.higher_is_better else '↓'}",
+                f"{info.label} {info.arrow}",
                 number(row["mean_a"]), number(row["mean_b"]), signed(row["difference"]),
                 "values below" if few else f"{signed(row['low'])} to {signed(row['high'])}",
                 row["favors"].upper(), row["n_images"], f"{row['n_pairs']} / {row['n_total']}",
@@ -373,8 +389,8 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame, by: str | None) -> _Pairs:
 def _categories(table: pd.DataFrame, by: str | None, side: str) -> NDArray[np.str_]:
     if by is None:
         return np.zeros(len(table)).astype(str)
-    if by not in table or by in _KEY or by in METRICS:
-        head = [name for name in table if name not in METRICS and name not in _KEY]
+    if by not in table or by in _KEY or is_score(by):
+        head = [name for name in table if not is_score(name) and name not in _KEY]
         raise InputError(f"{side} has no column of categories named {by!r}; it has {head}")
     if table[by].isna().any():
         raise InputError(f"{side} has {int(table[by].isna().sum())} of {len(table)} trials without a {by}")
@@ -422,12 +438,12 @@ class _Cells:
     n_pairs: int
 
 
-def _cells(pairs: _Pairs, metric: str, reduction: Reduction) -> _Cells:
+def _cells(pairs: _Pairs, metric: str) -> _Cells:
     score_a, score_b = (side.rows[metric].to_numpy(dtype=float, copy=True) for side in (pairs.a, pairs.b))
     if pairs.by_trial:
         undefined = np.isnan(score_a) | np.isnan(score_b)
         score_a[undefined] = score_b[undefined] = np.nan
-    by_fixations = reduction == "macro" and metric not in _PER_TRIAL
+    by_fixations = score_column(metric).weight == "fixations"
     sums = []
     for side, score in ((pairs.a, score_a), (pairs.b, score_b)):
         weight = side.rows["n_fixations"].to_numpy(dtype=float) if by_fixations else np.ones(len(score))
@@ -465,14 +481,14 @@ def _per_image(cells: _Cells) -> Floats:
 def _draws(cells: _Cells, reduction: Reduction, crossed: bool, n_resamples: int, seed: int) -> Floats:
     """(n_resamples,) differences A minus B; images are drawn within each category, subjects for all at once."""
     n_a, n_b = cells.sum_a.shape[1], cells.sum_b.shape[1]
-    subjects_a = resampling_weights(n_a, n_resamples, _stream(seed, 0)) if crossed else None
-    subjects_b = resampling_weights(n_b, n_resamples, _stream(seed, 1)) if crossed else None
+    subjects_a = resampling_weights(n_a, n_resamples, stream_seed(seed, 0)) if crossed else None
+    subjects_b = resampling_weights(n_b, n_resamples, stream_seed(seed, 1)) if crossed else None
     if cells.same_subjects:
         subjects_b = subjects_a
     total = np.zeros(n_resamples)
     for k, rows in enumerate(_rows_of_category(cells)):
         # One seed for all categories would draw alike in those of one size, as if they were one.
-        own = seed if cells.n_categories == 1 else _stream(seed, 2 + k)
+        own = seed if cells.n_categories == 1 else stream_seed(seed, 2 + k)
         images = resampling_weights(len(rows), n_resamples, own)
         for start in range(0, n_resamples, _DRAWS_AT_ONCE):
             some = slice(start, start + _DRAWS_AT_ONCE)
@@ -492,11 +508,6 @@ def _rows_of_category(cells: _Cells) -> Iterator[Whole]:
         yield np.flatnonzero(cells.category == k)
 
 
-def _stream(seed: int, which: int) -> int:
-    """A seed for independent draws."""
-    return int(np.random.SeedSequence([seed, which]).generate_state(1, np.uint64)[0])
-
-
 def _images_drawn(cells: _Cells, rows: Whole, images: Floats, reduction: Reduction) -> tuple[Floats, Floats]:
     """Mean of A and of B in each draw, from (draws, rows) weights of images."""
     sides = ((cells.sum_a, cells.weight_a), (cells.sum_b, cells.weight_b))
@@ -504,9 +515,9 @@ def _images_drawn(cells: _Cells, rows: Whole, images: Floats, reduction: Reducti
     for total, weight in sides:
         sums, weights = total[rows].sum(1), weight[rows].sum(1)
         if reduction == "macro":
-            means.append(_weighted_means(images, sums / weights))
+            means.append(weighted_means(images, sums / weights))
         else:
-            means.append(_weighted_means(images, sums) / _weighted_means(images, weights))
+            means.append(weighted_means(images, sums) / weighted_means(images, weights))
     return means[0], means[1]
 
 
@@ -543,7 +554,7 @@ def _sums(weights: Floats, values: Floats) -> Floats:
 
 
 def _difference_axis(axis: Axes, row: dict[str, object]) -> None:
-    info = METRICS[str(row["metric"])]
+    info = score_column(str(row["metric"]))
     difference, low, high = (float(str(row[key])) for key in ("difference", "low", "high"))
     values = np.array(row["values"], dtype=float)
     color = {"a": MODEL_COLORS[0], "b": MODEL_COLORS[1]}.get(str(row["favors"]), "#5a5a5a")
@@ -561,9 +572,8 @@ def _difference_axis(axis: Axes, row: dict[str, object]) -> None:
     axis.set_yticks([])
     axis.locator_params(axis="x", nbins=5)
     bounds = f" ({signed(low)} to {signed(high)})" if not np.isnan(low) else ""
-    unit = f" [{info.unit}]" if info.unit else ""
-    axis.set_title(f"{info.label}{unit}  {signed(difference)}{bounds}", fontsize=8.5, loc="left", pad=3)
-    better = "A better →" if info.higher_is_better else "← A better"
+    axis.set_title(f"{info.titled}  {signed(difference)}{bounds}", fontsize=8.5, loc="left", pad=3)
+    better = {True: "A better →", False: "← A better", None: ""}[info.higher_is_better]
     axis.set_title(better, fontsize=8, loc="right", color="#5a5a5a", pad=3)
     axis.tick_params(axis="x", labelsize=7.5)
     axis.grid(axis="x", lw=0.3)
@@ -576,7 +586,7 @@ def _notes(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
         if "seen_in_training" in table and table["seen_in_training"].any():
             n = table.loc[table["seen_in_training"], "stimulus"].nunique()
             notes.append(f"{side} was trained on {n} of the scored images")
-        if lone := [METRICS[name].label for name in METRICS if name in table and name not in other]:
+        if lone := [score_column(name).label for name in table if is_score(name) and name not in other]:
             notes.append(f"only {side} has {', '.join(lone)}")
         if "first_fixation" not in table:
             notes.append(f"no evaluation.json lies beside {side}: its rules were checked by the score table alone")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from gazekit.metrics import METRICS
+from gazekit.evaluation.columns import score_column
 
 # Okabe and Ito's palette: told apart with any color vision.
 COLORS = {"ceiling": "#000000", "control": "#8a8a8a"}
@@ -36,7 +36,7 @@ def score_panel(summary: pd.DataFrame, metric: str, roles: Mapping[str, str], no
         roles: Model -> ``model``, ``control`` or ``ceiling``, in the order of the rows.
         note: Printed in red; SIMULATED, where it is.
     """
-    info, colors = METRICS[metric], model_colors(roles)
+    info, colors = score_column(metric), model_colors(roles)
     names = list(roles)[::-1]
     figure = Figure(figsize=(4.0, 0.75 + 0.26 * len(names)), layout="constrained")
     axis = figure.subplots()
@@ -46,18 +46,35 @@ def score_panel(summary: pd.DataFrame, metric: str, roles: Mapping[str, str], no
         if np.isfinite(low):
             axis.plot([low, high], [y, y], color=colors[name], lw=2.4, solid_capstyle="round")
         axis.plot([mean], [y], "o", color=colors[name], ms=5.5)
-    if info.chance is not None:
-        axis.axvline(info.chance, color="#8a8a8a", lw=0.8, ls=":")
+    chance = float(rows["chance"].iloc[0])
+    if np.isfinite(chance):
+        axis.axvline(chance, color="#8a8a8a", lw=0.8, ls=":")
     ceiling = next((name for name, role in roles.items() if role == "ceiling"), None)
     if ceiling is not None and np.isfinite(rows.loc[ceiling, "mean"]):
         axis.axvline(float(rows.loc[ceiling, "mean"]), color="#000000", lw=0.8, ls="--")
-    unit = f" [{info.unit}]" if info.unit else ""
-    arrow = "higher is better" if info.higher_is_better else "lower is better"
-    axis.set_title(f"{info.label}{unit}, {arrow}", fontsize=10, loc="left")
+    axis.set_title(f"{info.titled}, {info.advice}", fontsize=10, loc="left")
     axis.set_yticks(range(len(names)), names, fontsize=9)
     axis.tick_params(axis="x", labelsize=8.5)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", lw=0.3)
+    _stamp(figure, note)
+    return figure
+
+
+def curve_panel(curves: Mapping[str, NDArray[np.float64]], colors: Mapping[str, str], note: str = "") -> Figure:
+    """Share of searches that have reached the target within 1, 2, ... fixations, the initial one included."""
+    figure = Figure(figsize=(4.0, 3.2), layout="constrained")
+    axis = figure.subplots()
+    for name, curve in curves.items():
+        axis.plot(np.arange(1, len(curve) + 1), curve, "o-", ms=3.5, color=colors[name], lw=1.8, label=name)
+    axis.set_xlabel("fixations, the initial one included", fontsize=10)
+    axis.set_ylabel("target reached [share]", fontsize=10)
+    axis.set_ylim(0.0, 1.02)
+    axis.locator_params(axis="x", integer=True)
+    axis.legend(fontsize=9, frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8.5)
+    axis.grid(axis="y", lw=0.3)
     _stamp(figure, note)
     return figure
 

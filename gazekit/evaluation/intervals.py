@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gazekit.metrics import METRICS
+from gazekit.evaluation.columns import score_column
+
+Reduction = Literal["macro", "micro", "pooled"]
 
 # Below this many images an interval of resampled means says little; the mean stands alone then.
 MIN_IMAGES = 20
-# Scores that belong to a trial as a whole; all others are means over the trial's fixations.
-_PER_TRIAL = ("cc", "sim", "kld", "auc_judd")
+# Resampling n images of a category understates its standard error by sqrt((n - 1) / n): 11 % for five.
+MIN_IMAGES_OF_CATEGORY = 5
 
 
 def image_means(scores: pd.DataFrame, metric: str) -> pd.Series:
     """Score per (model, stimulus): its trials' scores, weighted by their numbers of fixations.
 
-    Metrics of a whole trial (CC, SIM, KLD, AUC-Judd) weight trials equally. Trials with NaN are left
-    out; an image of which none is left is NaN.
+    Metrics of a whole trial (CC, SIM, KLD, AUC-Judd, all of scanpaths and searches) weight trials equally.
+    Trials with NaN are left out; an image of which none is left is NaN.
     """
-    weight = scores["n_fixations"].astype(float) if metric not in _PER_TRIAL else pd.Series(1.0, index=scores.index)
+    total, weight = _image_sums(scores, metric, ["model", "stimulus"], score_column(metric).weight == "fixations")
+    return total / weight.where(weight > 0)
+
+
+def _image_sums(
+    scores: pd.DataFrame, metric: str, groups: list[str], by_fixations: bool
+) -> tuple[pd.Series, pd.Series]:
+    """Weighted sum of the scores in each group, and the sum of the weights."""
+    weight = scores["n_fixations"].astype(float) if by_fixations else pd.Series(1.0, index=scores.index)
     weight = weight.where(scores[metric].notna(), 0.0)
-    weighted = scores[metric].fillna(0.0) * weight
-    groups = [scores["model"], scores["stimulus"]]
-    total = weight.groupby(groups, sort=False).sum()
-    return weighted.groupby(groups, sort=False).sum() / total.where(total > 0)
+    # An infinitely bad trial that no fixation is scored on must not turn into NaN.
+    weighted = (scores[metric].fillna(0.0) * weight).where(weight > 0, 0.0)
+    keys = [scores[name] for name in groups]
+    return weighted.groupby(keys, sort=False).sum(), weight.groupby(keys, sort=False).sum()
 
 
 def resampling_weights(n_images: int, draws: int, seed: int) -> NDArray[np.float64]:
@@ -50,42 +61,191 @@ def interval(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def stream_seed(seed: int, which: int) -> int:
+    """A seed for draws that are independent of those of another number."""
+    return int(np.random.SeedSequence([seed, which]).generate_state(1, np.uint64)[0])
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a table of scores, within their categories, and how often each resample draws them.
+
+    Args:
+        index: (category, stimulus) of each image; one category "" where there are none.
+        category: (N,) number of the category of each.
+        weights: (draws, N), which sum to one over each category.
+
+    """
+
+    index: pd.MultiIndex
+    category: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scores: pd.DataFrame, by: str | None, draws: int, seed: int) -> Images:
+        """Those in `scores`, resampled within the categories of the column `by`."""
+        labels = pd.Series("", index=scores.index) if by is None else scores[by].astype(str)
+        index = pd.MultiIndex.from_arrays([labels, scores["stimulus"].astype(str)]).unique().sort_values()
+        category, names = pd.factorize(index.get_level_values(0), sort=True)
+        weights = np.zeros((draws, len(index)))
+        for k in range(len(names)):
+            # One seed for all categories would draw alike in those of one size, as if they were one.
+            own = seed if len(names) == 1 else stream_seed(seed, 2 + k)
+            weights[:, category == k] = resampling_weights(int((category == k).sum()), draws, own)
+        return cls(index, category.astype(np.int64), weights)
+
+    def rows_of(self, scores: pd.DataFrame, by: str | None) -> NDArray[np.int64]:
+        """Number of the image of each row of `scores`."""
+        labels = pd.Series("", index=scores.index) if by is None else scores[by].astype(str)
+        keys = pd.MultiIndex.from_arrays([labels, scores["stimulus"].astype(str)])
+        return np.asarray(self.index.get_indexer(keys), dtype=np.int64)
+
+    def enough(self, known: NDArray[np.bool_]) -> bool:
+        """Whether an interval over the images that have a score says something."""
+        sizes = np.bincount(self.category[known], minlength=1)
+        if len(np.unique(self.category)) > 1 and sizes[sizes > 0].min(initial=MIN_IMAGES) < MIN_IMAGES_OF_CATEGORY:
+            return False
+        return int(known.sum()) >= MIN_IMAGES
+
+    def means(
+        self, total: NDArray[np.float64], weight: NDArray[np.float64], how: Reduction, weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """(draws,) means over the images.
+
+        Args:
+            total: (N,) weighted sum of the scores on each image.
+            weight: (N,) its weight; 0 where the image has no score.
+            how: ``macro``, the mean over categories of the mean over images; ``micro``, the mean over categories
+                of the mean over all trials (or fixations); ``pooled``, that over all of them, whatever category.
+            weights: (draws, N).
+
+        """
+        if how == "pooled":
+            # Weights of a category sum to one; as many as it has images count in the pool.
+            weights = weights * np.bincount(self.category)[self.category]
+            groups = [weight > 0]
+        else:
+            groups = [(self.category == k) & (weight > 0) for k in np.unique(self.category)]
+        parts = []
+        for rows in groups:
+            if not rows.any():
+                continue
+            if how != "macro":
+                above, below = (weighted_means(weights[:, rows], part[rows]) for part in (total, weight))
+                # A draw without an image that has a score has no mean.
+                parts.append(np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0))
+            else:
+                parts.append(weighted_means(weights[:, rows], total[rows] / weight[rows]))
+        if not parts:
+            return np.full(len(weights), np.nan)
+        mean: NDArray[np.float64] = np.mean(parts, axis=0) if len(parts) > 1 else parts[0]
+        return mean
+
+
 def summarize(
-    scores: pd.DataFrame, metrics: tuple[str, ...], ceiling: str | None, rule: Mapping[str, Any]
+    scores: pd.DataFrame,
+    metrics: tuple[str, ...],
+    ceiling: str | None,
+    rule: Mapping[str, Any],
+    *,
+    reduction: Reduction = "macro",
+    by: str | None = None,
+    pooled: Collection[str] = (),
+    chance: str | None = None,
 ) -> pd.DataFrame:
     """One row per model and metric, from one row per trial.
 
-    Columns: model, metric, mean, low, high (interval; NaN below 20 images), of_ceiling with
-    of_ceiling_low and of_ceiling_high, n_images, n_valid and n_total trials.
+    Args:
+        scores: Rows as ``gazekit evaluate`` writes them.
+        metrics: Columns to summarize.
+        ceiling: Model whose score is the ceiling.
+        rule: ``draws``, ``level`` and ``seed`` of the bootstrap over images.
+        reduction: ``macro``, the mean of image means, or ``micro``, the mean of all trials; either way a score
+            that is a mean over fixations weighs trials by their fixations.
+        by: Column of categories that weigh the same; images are resampled within each.
+        pooled: Metrics that are means over all trials (or fixations), whatever their category.
+        chance: Model whose score is chance for metrics without a fixed chance level.
 
-    ``of_ceiling`` is ``(mean - chance) / (ceiling - chance)``, never clipped; NaN for a metric
-    without a fixed chance level. Its interval resamples model and ceiling together.
+    Returns:
+        model, metric, mean, low, high (interval; NaN below 20 images, or 5 in a category), of_ceiling with
+        of_ceiling_low and of_ceiling_high, chance, n_images, n_valid and n_total trials.
+
+        ``of_ceiling`` is ``(mean - chance) / (ceiling - chance)``, never clipped; NaN for a metric without a chance
+        level. Its interval resamples model, ceiling and chance together.
+
     """
+    images = Images.of(scores, by, rule["draws"], rule["seed"])
+    once = np.ones((1, len(images.index)))
+    for k in np.unique(images.category):
+        once[:, images.category == k] /= (images.category == k).sum()
+    image = images.rows_of(scores, by)
+    names = list(dict.fromkeys(scores["model"].astype(str)))
     rows = []
     for metric in metrics:
-        table = image_means(scores, metric).unstack("stimulus")
-        weights = resampling_weights(table.shape[1], rule["draws"], rule["seed"])
-        n_images = table.notna().sum(axis=1)
-        chance = METRICS[metric].chance
-        drawn = {str(model): _weighted_means(weights, row.to_numpy()) for model, row in table.iterrows()}
-        means = table.mean(axis=1)
-        for model in table.index:
-            trials = scores.loc[scores["model"] == model, metric]
-            enough = n_images[model] >= MIN_IMAGES
-            low, high = interval(drawn[model], rule["level"]) if enough else (np.nan, np.nan)
-            row = {
-                "model": model, "metric": metric, "mean": means[model], "low": low, "high": high,
-                "of_ceiling": np.nan, "of_ceiling_low": np.nan, "of_ceiling_high": np.nan,
-                "n_images": int(n_images[model]),
-                "n_valid": int(trials.notna().sum()), "n_total": len(trials),
-            }  # fmt: skip
-            if ceiling is not None and chance is not None and ceiling in means and np.isfinite(means[ceiling]):
-                row["of_ceiling"] = (means[model] - chance) / (means[ceiling] - chance)
-                if enough:
-                    ratio = (drawn[model] - chance) / (drawn[ceiling] - chance)
-                    row["of_ceiling_low"], row["of_ceiling_high"] = interval(ratio, rule["level"])
-            rows.append(row)
+        column = score_column(metric)
+        how: Reduction = "pooled" if metric in pooled else reduction
+        keyed = scores.assign(_image=image)
+        sums, weights = _image_sums(keyed, metric, ["model", "_image"], column.weight == "fixations")
+        points, draws, known = {}, {}, {}
+        for name in names:
+            total, weight = (
+                part[name].reindex(range(len(images.index)), fill_value=0.0).to_numpy() for part in (sums, weights)
+            )
+            known[name] = weight > 0
+            points[name] = float(images.means(total, weight, how, once)[0])
+            draws[name] = images.means(total, weight, how, images.weights)
+        for name in sorted(names):
+            trials = scores.loc[scores["model"] == name, metric]
+            rows.append(
+                {
+                    "model": name, "metric": metric,
+                    **normalized(name, points, draws, ceiling, _chance(column.chance, chance, points, draws),
+                                 rule["level"], images.enough(known[name]), column.higher_is_better is not None),
+                    "n_images": int(known[name].sum()),
+                    "n_valid": int(trials.notna().sum()), "n_total": len(trials),
+                }
+            )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _chance(
+    fixed: float | None, of: str | None, points: Mapping[str, float], draws: Mapping[str, NDArray[np.float64]]
+) -> tuple[float, Any]:
+    """The level of chance and its draws; NaN where there is none."""
+    if fixed is not None:
+        return fixed, fixed
+    if of is None or of not in points:
+        return float("nan"), float("nan")
+    return points[of], draws[of]
+
+
+def normalized(
+    name: str,
+    points: Mapping[str, float],
+    draws: Mapping[str, NDArray[np.float64]],
+    ceiling: str | None,
+    chance: tuple[float, Any],
+    level: float,
+    enough: bool,
+    directed: bool = True,
+) -> dict[str, float]:
+    """Mean, interval and share of the ceiling of one model, from the means and draws of all.
+
+    A score in which the human value is the best one has no share: it is not `directed`.
+    """
+    low, high = interval(draws[name], level) if enough else (np.nan, np.nan)
+    row = {
+        "mean": points[name], "low": low, "high": high,
+        "of_ceiling": np.nan, "of_ceiling_low": np.nan, "of_ceiling_high": np.nan, "chance": chance[0],
+    }  # fmt: skip
+    if not directed or ceiling is None or ceiling not in points or not np.isfinite([points[ceiling], chance[0]]).all():
+        return row
+    with np.errstate(divide="ignore", invalid="ignore"):
+        row["of_ceiling"] = float((np.float64(points[name]) - chance[0]) / (points[ceiling] - chance[0]))
+        if enough:
+            ratio = (draws[name] - chance[1]) / (draws[ceiling] - chance[1])
+            row["of_ceiling_low"], row["of_ceiling_high"] = interval(ratio, level)
+    return row
 
 
 def paired_difference(
@@ -94,12 +254,12 @@ def paired_difference(
     """Mean over images of model minus other, with the interval of the paired bootstrap."""
     table = image_means(scores, metric).unstack("stimulus")
     difference = (table.loc[model] - table.loc[other]).dropna().to_numpy()
-    drawn = _weighted_means(resampling_weights(len(difference), rule["draws"], rule["seed"]), difference)
+    drawn = weighted_means(resampling_weights(len(difference), rule["draws"], rule["seed"]), difference)
     low, high = interval(drawn, rule["level"]) if len(difference) >= MIN_IMAGES else (np.nan, np.nan)
     return float(difference.mean()), low, high
 
 
-def _weighted_means(weights: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+def weighted_means(weights: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """(draws, n) @ (n,) over the images that have a value, per draw."""
     valid = ~np.isnan(values)
     total = weights[:, valid].sum(1)

@@ -17,22 +17,25 @@ from numpy.typing import NDArray
 
 from gazekit.batch import TrialBatch
 from gazekit.evaluation import figures
-from gazekit.evaluation.intervals import image_means, summarize
+from gazekit.evaluation.columns import score_column
+from gazekit.evaluation.intervals import Images, image_means
+from gazekit.evaluation.overall import column_rows, mean_vectors
+from gazekit.evaluation.published import STATUSES, published_rows
 from gazekit.evaluation.runner import Contestant, Evaluation
 from gazekit.evaluation.saccades import saccades
+from gazekit.evaluation.summary import notes, summary_of
 from gazekit.files import written_aside
-from gazekit.metrics import METRICS
 from gazekit.models.base import first_trial_of_each_stimulus
 
 _N_CASES = 3
 
 
-def write_report(evaluation: Evaluation, path: Path) -> None:
-    """Write the report of an evaluation to `path`."""
-    record, scores = evaluation.record, evaluation.scores
-    protocol = record["protocol"]
+def write_report(evaluation: Evaluation, path: Path, summary: pd.DataFrame | None = None) -> None:
+    """Write the report of an evaluation to `path`; `summary` is its :func:`summary_of`, if it is at hand."""
+    record, scores, protocol = evaluation.record, evaluation.scores, evaluation.protocol
     roles = {name: entry["role"] for name, entry in record["models"].items()}
-    summary = summarize(scores, tuple(protocol["metrics"]), protocol["ceiling"], protocol["intervals"])
+    summary = summary_of(evaluation) if summary is None else summary
+    metrics = [str(name) for name in summary["metric"].unique()]
     note = "SIMULATED DATA, no person was measured" if record["data"]["simulated"] else ""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(
@@ -43,17 +46,20 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
         note=note,
         roles=roles,
         score_svgs=[
-            figures.as_svg(figures.score_panel(summary, metric, roles, note and "SIMULATED"))
-            for metric in protocol["metrics"]
+            figures.as_svg(figures.score_panel(summary, metric, roles, note and "SIMULATED")) for metric in metrics
         ],
-        table=score_rows(summary, roles, protocol["metrics"]),
-        metrics=[METRICS[name] for name in protocol["metrics"]],
+        table=score_rows(summary, roles, metrics),
+        metrics=[score_column(name) for name in metrics],
+        curve_svgs=[figures.as_svg(figure) for figure in _curves(evaluation, roles, note and "SIMULATED")],
+        published=_published(record, metrics),
+        statuses=STATUSES,
         cases=_cases(evaluation, roles),
         saccade_svgs=[figures.as_svg(figure) for figure in _saccades(evaluation, roles, note and "SIMULATED")],
-        protocol_yaml=yaml.safe_dump(_plain(protocol), sort_keys=False),
+        protocol_yaml=yaml.safe_dump(_plain(record["protocol"]), sort_keys=False),
         provenance=_provenance(record),
+        notes=notes(evaluation, summary),
         seen=int(scores.loc[scores["role"] == "model", "seen_in_training"].sum()),
-        level=round(100 * protocol["intervals"]["level"]),
+        level=round(100 * protocol.intervals["level"]),
     )
     with written_aside(path) as aside:
         aside.write_text(html, encoding="utf-8")
@@ -102,8 +108,38 @@ def _provenance(record: dict[str, Any]) -> dict[str, list[str]]:
     return {name: text for name, text in lines.items() if text}
 
 
+def _published(record: dict[str, Any], metrics: list[str]) -> list[dict[str, str]]:
+    """What others reported for the same protocol on the same data, as rows of text."""
+    rows = published_rows(dataset=record["data"]["name"], protocol=record["protocol"]["name"])
+    return [
+        {
+            "model": row.model, "role": row.role, "label": score_column(row.metric).label, "value": f"{row.value:g}",
+            "measured": "measured here" if row.metric in {name.partition(".")[0] for name in metrics} else "",
+            "status": row.status, "split": row.split, "source": row.source, "note": row.note,
+        }
+        for row in rows
+    ]  # fmt: skip
+
+
+def _curves(evaluation: Evaluation, roles: dict[str, str], note: str) -> list[Figure]:
+    """How many searches reach the target within so many fixations, where the protocol has one limit."""
+    columns = [name for name in evaluation.scores if name.startswith("found_by_")]
+    if not columns:
+        return []
+    images = Images.of(evaluation.scores, evaluation.protocol.by, 1, 0)
+    once = np.ones((1, len(images.index)))
+    curves = {}
+    for name in roles:
+        part = evaluation.scores[evaluation.scores["model"] == name]
+        means = column_rows(part, columns, images.rows_of(part, evaluation.protocol.by)).image_means(len(images.index))
+        curves[name] = mean_vectors(means, once, images.category)[0]
+    return [figures.curve_panel(curves, figures.model_colors(roles), note)]
+
+
 def _saccades(evaluation: Evaluation, roles: dict[str, str], note: str) -> list[Figure]:
     data = evaluation.items.data
+    if data.card.screen is None:
+        return []  # amplitudes in px would be compared across displays that nobody knows
     px_per_dva = data.screen.px_per_dva
     colors = {**figures.model_colors(roles), "people": "#000000"}
     shown = {"people": saccades(data.fixations, ["trial"], px_per_dva)}
@@ -111,21 +147,24 @@ def _saccades(evaluation: Evaluation, roles: dict[str, str], note: str) -> list[
         sampled = evaluation.samples[evaluation.samples["model"] == name]
         # People are shown as measured, not as resampled by the ceiling.
         if (role == "model" or name == "center_bias") and len(sampled):
-            shown[name] = saccades(sampled, ["stimulus", "sample"], px_per_dva)
+            shown[name] = saccades(sampled, ["stimulus", "target", "sample"], px_per_dva)
     return [figures.amplitude_panel(shown, colors, note), figures.direction_panel(shown, colors, note)]
 
 
 def _cases(evaluation: Evaluation, roles: dict[str, str]) -> list[dict[str, Any]]:
     """Per model the images it predicts best and worst, relative to how well people predict each other."""
-    metric = "ig" if "ig" in evaluation.record["protocol"]["metrics"] else evaluation.record["protocol"]["metrics"][0]
+    protocol = evaluation.protocol
+    if not evaluation.items.decode or not protocol.columns:
+        return []  # no picture to show
+    metric = "ig" if "ig" in protocol.metrics else protocol.columns[0]
     table = image_means(evaluation.scores, metric).unstack("stimulus")
-    ceiling = evaluation.record["protocol"]["ceiling"]
+    ceiling = protocol.ceiling
     cases = []
     for contestant in evaluation.contestants:
         if contestant.role != "model":
             continue
         gap = table.loc[contestant.name] - (table.loc[ceiling] if ceiling else 0.0)
-        order = pd.Series(gap).dropna().sort_values(ascending=METRICS[metric].higher_is_better)
+        order = pd.Series(gap).dropna().sort_values(ascending=bool(score_column(metric).higher_is_better))
         worst, best = list(order.index[:_N_CASES]), list(order.index[::-1][:_N_CASES])
         for title, names in (("best", best), ("worst", worst)):
             for name in names:
@@ -136,7 +175,7 @@ def _cases(evaluation: Evaluation, roles: dict[str, str]) -> list[dict[str, Any]
                         "model": contestant.name,
                         "title": title,
                         "stimulus": name,
-                        "score": f"{METRICS[metric].label} {number(table.loc[contestant.name, name])}"
+                        "score": f"{score_column(metric).label} {number(table.loc[contestant.name, name])}"
                         + (f", people {number(table.loc[ceiling, name])}" if ceiling else ""),
                         "panels": _panels(contestant, evaluation, name, roles),
                     }
@@ -163,7 +202,7 @@ def _panels(
         ("stimulus", figures.points_panel(image, np.empty((0, 2)))),
         (f"fixations of {len(people)} people", figures.points_panel(image, np.concatenate(people))),
         ("one person's scanpath", figures.paths_panel(image, people[:1], True, "#222222")),
-        (f"predicted density ({contestant.name})", figures.map_panel(image, predicted_density(contestant, batch))),
+        *_map_panels(contestant, batch, image),
         ("one sampled scanpath", figures.paths_panel(image, paths[:1], True, color)),
         (f"{len(paths)} sampled scanpaths", figures.paths_panel(image, paths, False, color)),
     ]
@@ -179,9 +218,16 @@ def _panels(
     ]
 
 
+def _map_panels(contestant: Contestant, batch: TrialBatch, image: NDArray[np.uint8]) -> list[tuple[str, Figure]]:
+    if contestant.model is None:
+        return []
+    return [(f"predicted density ({contestant.name})", figures.map_panel(image, predicted_density(contestant, batch)))]
+
+
 @torch.inference_mode()
 def predicted_density(contestant: Contestant, batch: TrialBatch) -> NDArray[np.float64]:
     """(H, W) density of a model for the batch's one stimulus."""
+    assert contestant.model is not None
     one = first_trial_of_each_stimulus(batch)
     if contestant.model.per_subject:
         one = replace(one, subject=("",))

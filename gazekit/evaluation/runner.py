@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -25,18 +25,25 @@ from gazekit.datasets.datamodule import StimulusItems
 from gazekit.datasets.split import check_split_name
 from gazekit.density import exp_shared, fixation_density
 from gazekit.errors import InputError
+from gazekit.evaluation.path_scores import PathScorer, PathSet, RecordedPaths
 from gazekit.evaluation.protocol import Protocol
+from gazekit.evaluation.protocol_parts import path_options
 from gazekit.files import sha256_of, written_aside
-from gazekit.metrics import METRICS
+from gazekit.metrics import METRICS, saliency_map_for
+from gazekit.metrics.optimal_maps import MapMetric
 from gazekit.models import MODELS, GazeModel, create_model, load_model
 from gazekit.models.base import first_trial_of_each_stimulus, seed_of
 from gazekit.models.fixation_memory import FixationMemory
+from gazekit.models.human import Human, ShuffledHuman, shuffled_partner
 from gazekit.models.registry import read_checkpoint
 from gazekit.provenance import git_commit
 from gazekit.tables import outside
 
 # Stimuli per saved piece, and conditional maps in memory at a time (600x800 float32: 2 MB each).
 _PIECE, _MAPS_AT_ONCE = 25, 64
+_SAMPLE_COLUMNS = {
+    "stimulus": "str", "target": "str", "sample": "int64", "fixation": "int64", "x_px": "float64", "y_px": "float64",
+}  # fmt: skip
 # A scanpath model's score under a static metric and the other way round.
 _STATIC_TWIN = {"cnss": "nss", "cauc": "auc", "cig": "ig"}
 
@@ -47,7 +54,7 @@ class Contestant:
 
     Args:
         name: Unique in the table: the registered name, or the checkpoint's file name.
-        model: Ready to predict.
+        model: Ready to predict; None for scanpaths out of a file.
         role: ``model``, ``control`` or ``ceiling``.
         identity: Digest of what defines it (checkpoint file, or registered name).
         provenance: What goes into the record: weights, training images, ...
@@ -55,10 +62,15 @@ class Contestant:
     """
 
     name: str
-    model: GazeModel
+    model: GazeModel | None
     role: str
     identity: str
     provenance: dict[str, Any]
+    paths: RecordedPaths | None = None
+
+    @property
+    def uses_image(self) -> bool:
+        return self.model is not None and self.model.uses_image
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,12 @@ class Evaluation:
 
     Attributes:
         scores: One row per model and trial.
-        samples: Sampled scanpaths, one row per fixation: model, stimulus, sample, fixation, x_px, y_px.
+        samples: Sampled scanpaths, one row per fixation: model, stimulus, target (what was searched for), sample,
+            fixation (0 is the initial one, where the model makes it), x_px, y_px in px of the stimulus.
         record: Protocol, data, versions, commit, provenance and fitted parameters of every model.
         items: The stimuli that were scored.
         contestants: Whoever was scored, ready to predict.
+        protocol: By which.
 
     """
 
@@ -79,6 +93,7 @@ class Evaluation:
     record: dict[str, Any]
     items: StimulusItems
     contestants: list[Contestant]
+    protocol: Protocol
 
 
 def evaluate(
@@ -110,18 +125,26 @@ def evaluate(
     check_split_name(split or protocol.split)
     check_models(models)
     data = load(protocol.dataset, root=data_root)
-    scored = data.split(split or protocol.split)
+    scored = _scored_trials(data, split or protocol.split, protocol)
     table = apply_fixation_rules(data, protocol)
     contestants = gather(protocol, models, table, data, device)
-    items = StimulusItems(replace(scored, fixations=_of(table, scored)), _grid(protocol))
-    shuffled = ShuffledFixations(table, data)
+    scorer = None
+    if protocol.paths or protocol.search or protocol.objects:
+        scorer = PathScorer(protocol, table, scored.trials, data.stimuli, data.objects)
+    items = StimulusItems(
+        replace(scored, fixations=_of(table, scored)),
+        _grid(protocol),
+        decode=any(c.uses_image for c in contestants),
+        with_search=protocol.search is not None,
+    )
+    judge = _Judge(
+        protocol, items, scorer, ShuffledFixations(table, data), RecordedPaths(table[table["in_path"]], data.stimuli),
+        sorted(set(table.loc[table["in_path"], "stimulus"])), _baseline(protocol, contestants, table, data), device,
+    )  # fmt: skip
     parts_folder = out / "parts"
     common = {
         "protocol": protocol.as_dict(), "data": data.fingerprint(), "code": source_digest(), "device": device,
     }  # fmt: skip
-    baseline = next((c.model for c in contestants if c.name == protocol.baseline), None)
-    if baseline is None:
-        baseline = _fitted(create_model(protocol.baseline), table, data)
     scores, samples, live = [], [], set()
     for contestant in contestants:
         for start in range(0, len(items), _PIECE):
@@ -130,7 +153,7 @@ def evaluate(
             score_path, sample_path = (parts_folder / f"{key}.{kind}.parquet" for kind in ("scores", "samples"))
             live |= {score_path, sample_path}
             if not (score_path.exists() and sample_path.exists()):
-                part, drawn = _run_piece(contestant, baseline, items, rows, shuffled, protocol, device)
+                part, drawn = judge.run_piece(contestant, rows)
                 _write(drawn, sample_path)
                 _write(part, score_path)
             scores.append(pd.read_parquet(score_path).assign(model=contestant.name, role=contestant.role))
@@ -139,11 +162,12 @@ def evaluate(
                 progress(contestant.name, rows.stop, len(items))
     record = _record(protocol, data, scored, split, contestants)
     result = Evaluation(
-        _finish(pd.concat(scores, ignore_index=True), contestants, data, protocol, split, record["commit"]),
+        _finish(pd.concat(scores, ignore_index=True), contestants, scored, protocol, split, record["commit"]),
         pd.concat(samples, ignore_index=True),
         record,
         items,
         contestants,
+        protocol,
     )
     _write(result.scores, out / "scores.parquet")
     _write(result.samples, out / "samples.parquet")
@@ -156,9 +180,11 @@ def evaluate(
 
 
 def check_models(models: list[str]) -> None:
-    """Raise an InputError unless each is a checkpoint of gazekit's or a model that needs no training."""
+    """Raise an InputError unless each is a checkpoint, a table of scanpaths or a model that needs no training."""
     for given in models:
-        if given not in MODELS:
+        if is_scanpath_file(given):
+            read_scanpaths(Path(given))
+        elif given not in MODELS:
             read_checkpoint(given)
         elif not needs_no_training(given):
             raise InputError(f"model {given!r} needs training; give its checkpoint file, written by 'gazekit fit'")
@@ -170,10 +196,91 @@ def needs_no_training(name: str) -> bool:
     return name == "uniform" or bool(model_class.fits_fixations)
 
 
-def apply_fixation_rules(data: GazeDataset, protocol: Protocol) -> pd.DataFrame:
-    """The dataset's fixations with the boolean column ``scored``, after the protocol's rules.
+def is_scanpath_file(given: str) -> bool:
+    """Whether a model is given as scanpaths that it made, rather than as a checkpoint or a name."""
+    return Path(given).suffix in (".parquet", ".csv")
 
-    The first fixation stays in the table as history where the rule is to drop it from scoring.
+
+def read_scanpaths(path: Path) -> pd.DataFrame:
+    """Scanpaths that a model made: one row per fixation, as ``gazekit predict`` and ``gazekit evaluate`` write them.
+
+    Columns: ``stimulus``, ``fixation`` (0, 1, 2, ...; 0 is the initial one), ``x_px``, ``y_px`` in px of the
+    stimulus; which scanpath a row belongs to, by ``trial``, ``sample`` or ``subject``; and, if known, ``duration_s``
+    and ``target``. Of a table with a column ``model``, all rows must be of one.
+
+    Raises:
+        InputError: The file cannot be read, or is not such a table.
+
+    """
+    if not path.is_file():
+        raise InputError(f"no file {path}; expected a table of scanpaths (.parquet or .csv)")
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pyarrow's and pandas' own errors derive from these two
+        raise InputError(f"{path} is not a table of scanpaths: {' '.join(str(error).split())}") from error
+    needed = ("stimulus", "fixation", "x_px", "y_px")
+    if missing := [name for name in needed if name not in table]:
+        raise InputError(f"{path}: missing column {missing}, found {list(table.columns)}")
+    ways = [name for name in ("trial", "sample", "subject") if name in table]
+    if not ways:
+        raise InputError(f"{path}: expected a column trial, sample or subject that tells scanpaths apart")
+    if "model" in table and table["model"].nunique() > 1:
+        raise InputError(f"{path}: scanpaths of {table['model'].nunique()} models; give a file with one of them")
+    table = table.assign(stimulus=table["stimulus"].astype(str), target=table.get("target", "")).reset_index(drop=True)
+    numbers = table[["fixation", "x_px", "y_px"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if not np.isfinite(numbers).all():
+        row = int((~np.isfinite(numbers)).any(1).argmax())
+        found = table.loc[row, list(needed)].tolist()
+        raise InputError(f"{path}: row {row} has no finite fixation, x_px, y_px: {found}")
+    table["duration_s"] = table["duration_s"].astype(float) if "duration_s" in table else np.nan
+    table["target"] = table["target"].fillna("").astype(str)
+    table["trial"] = table.groupby(["stimulus", "target", ways[0]], sort=False).ngroup()
+    table = table.sort_values(["trial", "fixation"], kind="stable", ignore_index=True)
+    if (twice := table.duplicated(["trial", "fixation"])).any():
+        at = table[twice].iloc[0]
+        raise InputError(
+            f"{path}: fixation {at['fixation']} of {ways[0]} {at[ways[0]]} on stimulus {at['stimulus']} is given twice"
+        )
+    return table
+
+
+def _scored_trials(data: GazeDataset, split: str, protocol: Protocol) -> GazeDataset:
+    """The trials of the split that the protocol asks for.
+
+    Raises:
+        InputError: The dataset's split divides the trials of one image, a column is not there, or nothing is left.
+
+    """
+    if split != "all" and "split" not in data.stimuli and data.card.split_rule.by == "trial":
+        raise InputError(
+            f"{data.name} is split by trial, so that a model may have been trained on the very images that it is "
+            f"scored on; give a split by stimulus or by subject, or --split all"
+        )
+    scored = data.split(split)
+    keep = pd.Series(True, index=scored.trials.index)
+    for column, wanted in protocol.trials.items():
+        if column not in scored.trials:
+            raise InputError(
+                f"protocol {protocol.name!r} wants trials with {column}: {wanted}, and {data.name} has no such column"
+            )
+        keep &= (scored.trials[column] == wanted).fillna(False).astype(bool)
+    if protocol.by is not None and protocol.by not in scored.trials:
+        raise InputError(f"protocol {protocol.name!r} averages by {protocol.by}, and {data.name} has no such column")
+    if not keep.any():
+        wanted = protocol.trials or "a scanpath"
+        raise InputError(f"{data.name}, split {split}: none of {len(keep)} trials has {wanted}")
+    if keep.all():
+        return scored
+    part = scored.subset(trials=scored.trials.loc[keep, "trial"].tolist())
+    seen = part.stimuli["stimulus"].isin(part.trials["stimulus"])
+    return part if seen.all() else part.subset(stimuli=part.stimuli.loc[seen, "stimulus"].tolist())
+
+
+def apply_fixation_rules(data: GazeDataset, protocol: Protocol) -> pd.DataFrame:
+    """The dataset's fixations with the boolean columns ``scored`` and ``in_path``, after the protocol's rules.
+
+    The first fixation stays in the table as history where maps are not scored on it; scanpaths (``in_path``) hold it
+    where models make it or are told it.
 
     Raises:
         InputError: A fixation lies outside its image and the rule is ``raise``.
@@ -188,14 +295,19 @@ def apply_fixation_rules(data: GazeDataset, protocol: Protocol) -> pd.DataFrame:
             f"{first['stimulus']}, (x, y) = ({first['x_px']:.1f}, {first['y_px']:.1f}) px); protocol "
             f"{protocol.name!r} allows none: correct the data, or use a protocol with out_of_image: drop or clip"
         )
-    table["scored"] = True
-    if protocol.first_fixation == "drop":
-        table["scored"] = table["fixation"] > 0
+    first = table["fixation"] == 0
+    table["scored"] = protocol.first_fixation == "keep"
+    table["scored"] |= ~first
+    table["in_path"] = table["scored"] | protocol.start_is_given
     if protocol.out_of_image == "drop":
         table["scored"] &= ~off
+        # Where models are told how a scanpath starts it starts there, be it outside.
+        table["in_path"] &= ~off | (first & protocol.start_is_given)
+    sizes = data.stimuli.set_index("stimulus").loc[table["stimulus"], ["width_px", "height_px"]].to_numpy(float)
+    if protocol.first_fixation == "center":
+        table.loc[first, ["x_px", "y_px"]] = sizes[first.to_numpy()] / 2.0
     if off.any():
         # Off-image positions stay usable as history: at the edge of the image.
-        sizes = data.stimuli.set_index("stimulus").loc[table["stimulus"], ["width_px", "height_px"]].to_numpy(float)
         # The last number below the edge in single precision, which batches use.
         last = np.nextafter(sizes.astype(np.float32), np.float32(0.0)).astype(float)
         table[["x_px", "y_px"]] = np.clip(table[["x_px", "y_px"]].to_numpy(), 0.0, last)
@@ -206,30 +318,73 @@ def gather(
     protocol: Protocol, models: list[str], table: pd.DataFrame, data: GazeDataset, device: str
 ) -> list[Contestant]:
     """Controls, models and ceiling, in the order of the table, fitted or restored."""
-    contestants = [_builtin(name, "control", table, data) for name in protocol.controls]
+    contestants = [_builtin(name, "control", protocol, table, data) for name in protocol.controls]
     for given in models:
         if given in MODELS:
             if given not in {c.name for c in contestants} | {protocol.ceiling}:
-                contestants.append(_builtin(given, "model", table, data))
+                contestants.append(_builtin(given, "model", protocol, table, data))
             continue
         path = Path(given)
-        model = load_model(path).to(device)
         name = _unique(path.stem, {c.name for c in contestants} | set(MODELS) - {path.stem})
+        if is_scanpath_file(given):
+            contestants.append(_from_file(path, name, protocol, data))
+            continue
+        model = load_model(path).to(device)
         contestants.append(Contestant(name, model, "model", sha256_of(path), _checkpoint_provenance(path, model)))
     if protocol.ceiling:
-        contestants.append(_builtin(protocol.ceiling, "ceiling", table, data))
+        contestants.append(_builtin(protocol.ceiling, "ceiling", protocol, table, data))
     return contestants
 
 
-def _builtin(name: str, role: str, table: pd.DataFrame, data: GazeDataset) -> Contestant:
-    model = _fitted(create_model(name), table, data)
+def _from_file(path: Path, name: str, protocol: Protocol, data: GazeDataset) -> Contestant:
+    """A model of which only scanpaths are known; it has no scores of maps."""
+    table = read_scanpaths(path)
+    known = table["stimulus"].isin(data.stimuli["stimulus"])
+    if not known.any():
+        raise InputError(
+            f"{path}: none of its {table['stimulus'].nunique()} stimuli is in {data.name}; expected names such as "
+            f"{data.stimuli['stimulus'].iloc[0]!r}"
+        )
+    table = table[known]
+    if protocol.first_fixation != "keep":
+        # By the rule for people: the initial fixation is not the model's, or not compared.
+        table = table[table["fixation"] > 0]
+    # Scanpaths for different targets lie on stimuli of different names.
+    keyed = table.assign(stimulus=[_path_key(s, t) for s, t in zip(table["stimulus"], table["target"], strict=True)])
+    sizes = data.stimuli.merge(
+        pd.DataFrame({"stimulus": table["stimulus"], "key": keyed["stimulus"]}).drop_duplicates(), on="stimulus"
+    )
+    paths = RecordedPaths(keyed, sizes.assign(stimulus=sizes["key"]))
+    about = {"scanpaths": path.name, "sha256": sha256_of(path), "stimuli": int(table["stimulus"].nunique())}
+    return Contestant(name, None, "model", sha256_of(path), about, paths)
+
+
+def _path_key(stimulus: str, target: str) -> str:
+    return f"{stimulus}\n{target}"
+
+
+def _builtin(name: str, role: str, protocol: Protocol, table: pd.DataFrame, data: GazeDataset) -> Contestant:
+    model = create_model(name)
+    # Scanpaths of people are taken from the table: their densities are fitted where maps are scored.
+    if protocol.metrics or not isinstance(model, Human):
+        model = _fitted(model, table, data)
     fitted = model.parameters_fitted if isinstance(model, FixationMemory) else {}
     return Contestant(name, model, role, name, {"fitted": fitted} if fitted else {})
 
 
+def _baseline(
+    protocol: Protocol, contestants: list[Contestant], table: pd.DataFrame, data: GazeDataset
+) -> GazeModel | None:
+    if protocol.baseline is None:
+        return None
+    found = next((c.model for c in contestants if c.name == protocol.baseline), None)
+    return _fitted(create_model(protocol.baseline), table, data) if found is None else found
+
+
 def _fitted(model: GazeModel, table: pd.DataFrame, data: GazeDataset) -> GazeModel:
     if isinstance(model, FixationMemory):
-        model.fit_fixations(table[table["scored"]], data.stimuli, data.screen.px_per_dva)
+        px_per_dva = float("nan") if data.card.screen is None else data.screen.px_per_dva
+        model.fit_fixations(table[table["scored"]], data.stimuli, px_per_dva)
     return model.eval()
 
 
@@ -265,24 +420,117 @@ def _of(table: pd.DataFrame, scored: GazeDataset) -> pd.DataFrame:
     return table[table["stimulus"].isin(scored.stimuli["stimulus"])].reset_index(drop=True)
 
 
-@torch.inference_mode()
-def _run_piece(
-    contestant: Contestant, baseline: GazeModel, items: StimulusItems, rows: range, shuffled: ShuffledFixations,
-    protocol: Protocol, device: str,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    scores, samples = [], []
-    loader = torch.utils.data.DataLoader(
-        torch.utils.data.Subset(items, list(rows)), batch_size=1, collate_fn=items.collate, num_workers=0
-    )
-    is_scored = items.data.fixations.set_index(["trial", "fixation"])["scored"]
-    for batch in loader:
-        batch = batch.to(device)
-        if contestant.model.feature_spec(batch.size_wh_px) is not None and batch.image is not None:
-            # The backbone runs once per image, not once per question asked about it.
-            batch = replace(batch, features=contestant.model.encode(batch.image))
-        scores.append(_score_stimulus(contestant.model, baseline, batch, _scored(batch, is_scored), shuffled, protocol))
-        samples.append(_sample_stimulus(contestant.model, batch, protocol))
-    return pd.concat(scores, ignore_index=True), pd.concat(samples, ignore_index=True)
+@dataclass(frozen=True)
+class _Judge:
+    """Everything that scoring a stimulus takes, besides who is scored."""
+
+    protocol: Protocol
+    items: StimulusItems
+    scorer: PathScorer | None
+    shuffled: ShuffledFixations
+    recorded: RecordedPaths
+    names: list[str]
+    baseline: GazeModel | None
+    device: str
+
+    @torch.inference_mode()
+    def run_piece(self, contestant: Contestant, rows: range) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Scores and sampled scanpaths on some of the stimuli."""
+        scores, samples = [], []
+        loader = torch.utils.data.DataLoader(
+            torch.utils.data.Subset(self.items, list(rows)), batch_size=1, collate_fn=self.items.collate, num_workers=0
+        )
+        is_scored = self.items.data.fixations.set_index(["trial", "fixation"])["scored"]
+        for batch in loader:
+            batch = batch.to(self.device)
+            model = contestant.model
+            if model is not None and model.feature_spec(batch.size_wh_px) is not None and batch.image is not None:
+                # The backbone runs once per image, not once per question asked about it.
+                batch = replace(batch, features=model.encode(batch.image))
+            table = _score_stimulus(
+                model, self.baseline, batch, _scored(batch, is_scored), self.shuffled, self.protocol
+            )  # fmt: skip
+            paths = self._paths(contestant, batch)
+            if self.scorer is not None:
+                table = table.merge(self._path_scores(self.scorer, contestant, batch, paths), on="trial", how="left")
+            scores.append(table)
+            samples.append(self._sample_table(batch, paths))
+        return pd.concat(scores, ignore_index=True), pd.concat(samples, ignore_index=True)
+
+    def _path_scores(
+        self, scorer: PathScorer, contestant: Contestant, batch: TrialBatch, paths: dict[str, PathSet | None]
+    ) -> pd.DataFrame:
+        """One row per trial: scanpaths of the contestant against those of people."""
+        stimulus, frame = batch.stimulus[0], batch.size_wh_px
+        parts = []
+        for target, group in zip(scorer.targets(stimulus), scorer.groups(stimulus, frame), strict=True):
+            if contestant.role == "ceiling" and isinstance(contestant.model, Human):
+                made = None
+            elif isinstance(contestant.model, ShuffledHuman):
+                # All scanpaths of people on another image; no draw is needed.
+                made = self.recorded.on(shuffled_partner(self.names, stimulus), frame)
+                made = made.after_first() if self.protocol.start_is_given else made
+            else:
+                found = paths[target]
+                assert found is not None
+                made = found
+            parts.append(pd.DataFrame({"trial": group.trials, **scorer.score(group, made)}))
+        return pd.concat(parts, ignore_index=True)
+
+    def _paths(self, contestant: Contestant, batch: TrialBatch) -> dict[str, PathSet | None]:
+        """Scanpaths of the contestant by target, in px of the frame; seeded by stimulus and target alone.
+
+        Fixations that a protocol gives, or leaves out, are not among them. None where the contestant makes none.
+        """
+        stimulus, model = batch.stimulus[0], contestant.model
+        targets = [""] if self.scorer is None else self.scorer.targets(stimulus)
+        found: dict[str, PathSet | None] = {}
+        for target in targets:
+            if contestant.paths is not None:
+                ways = [_path_key(stimulus, target), _path_key(stimulus, "")]
+                key = next((key for key in ways if len(contestant.paths.trials(key))), ways[0])
+                found[target] = contestant.paths.on(key, batch.size_wh_px)
+            elif model is None or (isinstance(model, Human) and not model.memory):
+                found[target] = None
+            else:
+                found[target] = self._sampled(model, batch, target)
+        return found
+
+    def _sampled(self, model: GazeModel, batch: TrialBatch, target: str) -> PathSet:
+        rules = self.protocol.samples
+        parts = [batch.stimulus[0]] + ([target] if target else [])
+        generator = torch.Generator().manual_seed(seed_of(rules["seed"], *parts))
+        one = first_trial_of_each_stimulus(batch)
+        if target and batch.search is not None:
+            row = batch.search.target.index(target)
+            one = first_trial_of_each_stimulus(batch.trials(row, row + 1))
+        if model.per_subject:
+            # Anybody's scanpath will do: nobody is left out.
+            one = replace(one, subject=("",))
+        if self.scorer is None:
+            length = max(1, int(batch.valid.sum(1).float().median()))
+        else:
+            length = max(1, self.scorer.length - int(self.protocol.start_is_given))
+        # Of a model of scanpaths the first fixation is the initial one; where it is not the model's, one more is made.
+        extra = int(self.scorer is not None and self.protocol.first_fixation != "keep" and model.is_scanpath())
+        made = model.sample(one, rules["per_stimulus"], length + extra, generator)
+        paths = PathSet(made.xy_px[0].double().cpu(), made.valid[0].cpu(), None)
+        return paths.after_first() if extra else paths
+
+    def _sample_table(self, batch: TrialBatch, paths: dict[str, PathSet | None]) -> pd.DataFrame:
+        """The scanpaths as rows, in px of the stimulus; an initial fixation that was left out is number 0."""
+        width, height = self.items.own_sizes[self.items.row_of[batch.stimulus[0]]]
+        scale = np.array([width / batch.size_wh_px[0], height / batch.size_wh_px[1]])
+        offset = int(self.scorer is not None and self.protocol.first_fixation != "keep")
+        parts = [pd.DataFrame(columns=list(_SAMPLE_COLUMNS)).astype(_SAMPLE_COLUMNS)]
+        for target, made in paths.items():
+            if made is None:
+                continue
+            sample, fixation = made.valid.nonzero(as_tuple=True)
+            xy = made.px[sample, fixation].numpy() * scale
+            columns = (batch.stimulus[0], target, sample.numpy(), fixation.numpy() + offset, xy[:, 0], xy[:, 1])
+            parts.append(pd.DataFrame(dict(zip(_SAMPLE_COLUMNS, columns, strict=True))).astype(_SAMPLE_COLUMNS))
+        return pd.concat(parts, ignore_index=True)
 
 
 def _scored(batch: TrialBatch, is_scored: pd.Series) -> Tensor:
@@ -296,14 +544,14 @@ def _scored(batch: TrialBatch, is_scored: pd.Series) -> Tensor:
 
 
 def _score_stimulus(
-    model: GazeModel,
-    baseline: GazeModel,
+    model: GazeModel | None,
+    baseline: GazeModel | None,
     batch: TrialBatch,
     scored: Tensor,
     shuffled: ShuffledFixations,
     protocol: Protocol,
 ) -> pd.DataFrame:
-    """One row per trial on the batch's one stimulus."""
+    """One row per trial on the batch's one stimulus: what is scored, and the scores of maps."""
     wanted = [METRICS[name] for name in protocol.metrics]
     needs = {info.needs for info in wanted}
     columns: dict[str, Any] = {
@@ -312,6 +560,9 @@ def _score_stimulus(
         "trial": batch.trial.tolist(),
         "n_fixations": scored.sum(1).tolist(),
     }
+    if model is None or baseline is None:
+        # Scanpaths alone give no map.
+        return pd.DataFrame(columns | dict.fromkeys(protocol.metrics, np.nan))
     xy = batch.xy_px
     base = baseline.log_density(batch)
     log_density = model.log_density(batch)
@@ -319,40 +570,65 @@ def _score_stimulus(
     empirical = _empirical(batch, scored, protocol) if "empirical" in needs else None
     values: dict[str, Tensor] = {}
     for info in wanted:
-        if info.name == "sauc":
+        options = path_options(protocol.metric_options.get(info.name, {}))
+        if info.needs in ("map", "empirical"):
+            density_of = _best_map(info.name, log_density, density, base, batch, scored, protocol, options)
+        if info.name in ("sauc", "sauc_mit"):
             other = shuffled.others(batch.stimulus[0], batch.size_wh_px).to(batch.device)
             inside = torch.ones(len(other), dtype=torch.bool, device=batch.device)
-            values["sauc"] = info.function(density, xy, scored, other, inside)
+            values[info.name] = info.function(density_of, xy, scored, other, inside, **options)
         elif info.name == "ig":
-            values["ig"] = info.function(log_density, base, xy, scored)
+            values["ig"] = info.function(log_density, base, xy, scored, **options)
         elif info.needs == "log_density":
-            values[info.name] = info.function(log_density, xy, scored)
+            values[info.name] = info.function(log_density, xy, scored, **options)
         elif info.needs == "map":
-            values[info.name] = info.function(density, xy, scored)
+            values[info.name] = info.function(density_of, xy, scored, **options)
         elif info.needs == "empirical":
             assert empirical is not None
             leaks = protocol.empirical == "pooled" and model.per_subject
-            score = torch.full((len(batch),), torch.nan) if leaks else info.function(density, empirical)
+            score = torch.full((len(batch),), torch.nan)
+            score = score if leaks else info.function(density_of, empirical, **options)
             # A trial without a scored fixation has no empirical density.
             values[info.name] = score.masked_fill((~scored.any(1)).to(score.device), torch.nan)
     if "conditional" in needs:
         names = [info.name for info in wanted if info.needs == "conditional"]
         if model.is_scanpath():
-            values |= _conditional(model, base, batch, scored, names)
+            values |= _conditional(model, base, batch, scored, names, protocol)
         else:
             # The same map before every fixation: by definition the static score.
             for name in names:
                 twin = METRICS[_STATIC_TWIN[name]]
-                if twin.name not in values:
+                options = protocol.metric_options.get(name, {})
+                # Options are those of the conditional score, and only the density itself is its static twin.
+                same = not options and twin.name not in protocol.metric_options and protocol.scored_map == "density"
+                if options:
+                    values |= _conditional(model, base, batch, scored, [name], protocol)
+                elif same and twin.name in values:
+                    values[name] = values[twin.name]
+                else:
                     first = (log_density, base) if name == "cig" else (density,)
-                    values[twin.name] = twin.function(*first, xy, scored)
-                values[name] = values[twin.name]
+                    values[name] = twin.function(*first, xy, scored)
     columns |= {name: values[name].double().cpu().numpy() for name in protocol.metrics}
     return pd.DataFrame(columns)
 
 
+def _best_map(
+    name: str, log_density: Tensor, density: Tensor, base: Tensor, batch: TrialBatch, scored: Tensor,
+    protocol: Protocol, options: dict[str, Any],
+) -> Tensor:  # fmt: skip
+    """The map that a metric scores: the density, or the one of highest expected score under it."""
+    if protocol.scored_map == "density" or name not in get_args(MapMetric):
+        return density
+    assert protocol.empirical_sigma_dva is not None
+    n_trials = 1 if protocol.empirical == "subject" else len(batch)
+    # As many fixations as an empirical density holds, of an average trial.
+    n_fixations = max(1, round(float(scored.sum()) / max(1, len(batch)) * n_trials))
+    sampled = {"n_fixations": n_fixations, "n_samples": options.pop("n_samples", 200)} if name == "sim" else {}
+    return saliency_map_for(name, log_density, base, protocol.empirical_sigma_dva * batch.px_per_dva, **sampled)  # type: ignore[arg-type]
+
+
 def _conditional(
-    model: GazeModel, base: Tensor, batch: TrialBatch, scored: Tensor, names: list[str]
+    model: GazeModel, base: Tensor, batch: TrialBatch, scored: Tensor, names: list[str], protocol: Protocol
 ) -> dict[str, Tensor]:
     step = max(1, _MAPS_AT_ONCE // batch.xy_px.shape[1])
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -361,11 +637,13 @@ def _conditional(
         log_density = model.conditional_log_density(some)
         for name in names:
             given = (log_density, base[start : start + step]) if name == "cig" else (log_density,)
-            parts[name].append(METRICS[name].function(*given, some.xy_px, scored[start : start + step]))
+            options = protocol.metric_options.get(name, {})
+            parts[name].append(METRICS[name].function(*given, some.xy_px, scored[start : start + step], **options))
     return {name: torch.cat(part) for name, part in parts.items()}
 
 
 def _empirical(batch: TrialBatch, scored: Tensor, protocol: Protocol) -> Tensor:
+    assert protocol.empirical_sigma_dva is not None
     sigma_px = protocol.empirical_sigma_dva * batch.px_per_dva
     if protocol.empirical == "pooled":
         everyone = batch.xy_px.reshape(1, -1, 2), scored.reshape(1, -1)
@@ -374,29 +652,6 @@ def _empirical(batch: TrialBatch, scored: Tensor, protocol: Protocol) -> Tensor:
     density = fixation_density(batch.xy_px, scored, batch.size_wh_px, sigma_px, torch.float32)
     # Trials without a scored fixation become NaN by the caller; a flat map keeps the metrics quiet.
     return density.nan_to_num(1.0 / density[0].numel())
-
-
-def _sample_stimulus(model: GazeModel, batch: TrialBatch, protocol: Protocol) -> pd.DataFrame:
-    """Scanpaths on the stimulus, as long as a typical human one; seeded by the stimulus alone."""
-    n = protocol.samples["per_stimulus"]
-    generator = torch.Generator().manual_seed(seed_of(protocol.samples["seed"], batch.stimulus[0]))
-    one = first_trial_of_each_stimulus(batch)
-    if model.per_subject:
-        # Anybody's scanpath will do: nobody is left out.
-        one = replace(one, subject=("",))
-    length = max(1, int(batch.valid.sum(1).float().median()))
-    paths = model.sample(one, n, length, generator)
-    sample, fixation = paths.valid[0].nonzero(as_tuple=True)
-    xy = paths.xy_px[0][sample, fixation].cpu().numpy()
-    return pd.DataFrame(
-        {
-            "stimulus": batch.stimulus[0],
-            "sample": sample.cpu().numpy(),
-            "fixation": fixation.cpu().numpy(),
-            "x_px": xy[:, 0],
-            "y_px": xy[:, 1],
-        }
-    )
 
 
 def _finish(
@@ -408,17 +663,27 @@ def _finish(
     of_same_data = {c.name: c.provenance.get("train_dataset") == data.name for c in contestants}
     seen = [of_same_data[m] and s in trained[m] for m, s in zip(scores["model"], scores["stimulus"], strict=True)]
     checkpoint = {c.name: c.provenance.get("sha256", "")[:16] for c in contestants}
-    head = scores[["model", "role", "stimulus", "subject", "trial", "n_fixations"]].assign(
+    keys = ["stimulus", "subject", "trial"]
+    of_trial = data.trials.set_index("trial")
+    categories = {
+        name: scores["trial"].map(of_trial[name])
+        for name in dict.fromkeys(["task", "target", *([protocol.by] if protocol.by else [])])
+        if name in of_trial and name not in keys
+    }
+    head = scores[["model", "role", *keys, "n_fixations"]].assign(
+        **categories,
         seen_in_training=seen,
         dataset=data.name,
         simulated=data.card.simulated,
-        protocol=f"{protocol.name} v{protocol.version}",
+        protocol=protocol.label,
         split=split or protocol.split,
         checkpoint=scores["model"].map(checkpoint),
         weights=scores["model"].map({c.name: c.provenance.get("weights", "") for c in contestants}),
         commit=commit,
     )
-    return pd.concat([head, scores[list(protocol.metrics)]], axis=1)
+    # Curves and shares of pairs follow the scores.
+    rest = [name for name in scores if name not in {*head, *protocol.columns}]
+    return pd.concat([head, scores[list(protocol.columns)], scores[rest]], axis=1)
 
 
 def _record(

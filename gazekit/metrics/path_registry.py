@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from gazekit.metrics.edit_distance import edit_distance, prefix_edit_distance
@@ -20,7 +21,7 @@ from gazekit.metrics.path_distance import (
     mannan_distance,
     mannan_similarity,
 )
-from gazekit.metrics.recurrence import cross_recurrence
+from gazekit.metrics.recurrence import Recurrence, cross_recurrence
 from gazekit.metrics.scanmatch import scanmatch
 from gazekit.metrics.sequence_score import ss_grid
 from gazekit.metrics.time_delay import scaled_time_delay, string_time_delay, time_delay_distance
@@ -42,6 +43,8 @@ class PathMetricInfo:
         min_length: Fixations that both paths must have; a shorter one gives NaN, or what the docstring says.
         needs_size: True where the function takes ``size_wh_px``, the frame that the positions are in.
         uses_durations: True where the function takes ``a_duration_s`` and ``b_duration_s``.
+        several: Function that gives this score and others at once, as (P, n), and `place`, the index of this one:
+            whoever wants several of them has them worked out once.
 
     """
 
@@ -55,6 +58,8 @@ class PathMetricInfo:
     min_length: int
     needs_size: bool
     uses_durations: bool = False
+    several: Callable[..., Tensor] | None = None
+    place: int = 0
 
     def __call__(
         self,
@@ -71,9 +76,13 @@ class PathMetricInfo:
         """(P,) scores with the metric's defaults; arguments that it does not take are left out."""
         if self.needs_size:
             parameters["size_wh_px"] = size_wh_px
-        if self.uses_durations:
+        if self.uses_durations_with(parameters):
             parameters |= {"a_duration_s": a_duration_s, "b_duration_s": b_duration_s}
         return self.function(a_px, a_valid, b_px, b_valid, **parameters)
+
+    def uses_durations_with(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether the metric looks at durations when it is called with these parameters."""
+        return self.uses_durations or parameters.get("temporal_bin_s") is not None
 
 
 class _PathMetrics(dict[str, PathMetricInfo]):
@@ -85,8 +94,13 @@ def _multimatch(dimension: str) -> PathMetricInfo:
     def score(*paths: Tensor, **parameters: Any) -> Tensor:
         return multimatch(*paths, **parameters)[:, DIMENSIONS.index(dimension)]
 
-    label, timed = f"MultiMatch {dimension}", dimension == "duration"
-    return PathMetricInfo(f"multimatch_{dimension}", label, score, True, "", 1.0, False, 3, True, timed)
+    label, timed, place = f"MultiMatch {dimension}", dimension == "duration", DIMENSIONS.index(dimension)
+    name = f"multimatch_{dimension}"
+    return PathMetricInfo(name, label, score, True, "", 1.0, False, 3, True, timed, multimatch, place)
+
+
+def _all_recurrence(*paths: Tensor, **parameters: Any) -> Tensor:
+    return torch.stack(list(cross_recurrence(*paths, **parameters)), -1)
 
 
 def _recurrence(field: str) -> PathMetricInfo:
@@ -94,7 +108,9 @@ def _recurrence(field: str) -> PathMetricInfo:
         value: Tensor = getattr(cross_recurrence(*paths, **parameters), field)
         return value
 
-    return PathMetricInfo(f"crqa_{field}", f"CRQA {field}", score, True, "%", float("nan"), field != "corm", 2, False)
+    label, place = f"CRQA {field}", Recurrence._fields.index(field)
+    name, symmetric, nothing = f"crqa_{field}", field != "corm", float("nan")
+    return PathMetricInfo(name, label, score, True, "%", nothing, symmetric, 2, False, False, _all_recurrence, place)
 
 
 def _tde(*paths: Tensor, k: int = 2, **parameters: Any) -> Tensor:

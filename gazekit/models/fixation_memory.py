@@ -23,6 +23,7 @@ class FixationMemory(GazeModel):
     """
 
     fits_fixations = True
+    uses_image = False
 
     def __init__(self) -> None:
         super().__init__()

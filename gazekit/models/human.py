@@ -24,6 +24,8 @@ from gazekit.models.fixation_memory import FixationMemory, image_weights, mixtur
 
 # Search range of the bandwidth in degrees of visual angle.
 _SIGMA_RANGE_DVA = (0.3, 4.0)
+# Where the geometry is not known the range is taken as if stimuli were as wide as a display usually is.
+_WIDTH_DVA = 32.0
 
 
 class Human(FixationMemory):
@@ -114,12 +116,13 @@ class Human(FixationMemory):
             return -float(weight @ np.log(components @ share)), share
 
         dva_of_width = self.memory["px_per_dva"] / size[0]
-        low, high = np.log(np.array(_SIGMA_RANGE_DVA) * dva_of_width)
+        known = np.isfinite(dva_of_width)
+        low, high = np.log(np.array(_SIGMA_RANGE_DVA) * (dva_of_width if known else 1.0 / _WIDTH_DVA))
         best = minimize_scalar(lambda s: fitted(s)[0], bounds=(low, high), method="bounded", options={"xatol": 0.01})
         share = fitted(best.x)[1]
         self.memory["parameters"] = {
             "sigma_of_width": float(np.exp(best.x)),
-            "sigma_dva": float(np.exp(best.x)) / dva_of_width,
+            **({"sigma_dva": float(np.exp(best.x)) / dva_of_width} if known else {}),
             "center_bias": float(share[1]),
             "uniform": float(share[2]),
         }
@@ -142,6 +145,14 @@ class Human(FixationMemory):
         return values
 
 
+def shuffled_partner(names: Sequence[str], stimulus: str, seed: int = 0) -> str:
+    """Another one of the stimuli, by a seeded cyclic shuffle, in which none is its own partner."""
+    ordered = sorted(names)
+    order = np.random.default_rng(seed).permutation(len(ordered))
+    place = int(np.flatnonzero(order == ordered.index(stimulus))[0]) if stimulus in ordered else 0
+    return str(ordered[order[(place + 1) % len(ordered)]])
+
+
 class ShuffledHuman(Human):
     """People looking at another image: the human recipe, bandwidth and mixture included, on the wrong image.
 
@@ -158,10 +169,7 @@ class ShuffledHuman(Human):
 
     def partner(self, stimulus: str) -> str:
         """The other stimulus whose fixations stand in for those on this one."""
-        names = sorted(self.fitted("stimuli"))
-        order = np.random.default_rng(self.seed).permutation(len(names))
-        place = int(np.flatnonzero(order == names.index(stimulus))[0]) if stimulus in self._row_of else 0
-        return str(names[order[(place + 1) % len(names)]])
+        return shuffled_partner(self.fitted("stimuli"), stimulus, self.seed)
 
     def log_density(self, batch: TrialBatch) -> Tensor:
         maps = [self._densities(self.partner(name), name, [None], batch.size_wh_px)[0] for name in batch.stimulus]

@@ -13,6 +13,8 @@ from gazekit.models.base import GazeModel
 class Uniform(GazeModel):
     """Log-density ``-log(H W)`` everywhere."""
 
+    uses_image = False
+
     def log_density(self, batch: TrialBatch) -> Tensor:
         width, height = batch.size_wh_px
         value = torch.tensor(uniform_log_density(batch.size_wh_px), device=batch.device)
