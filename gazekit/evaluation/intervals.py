@@ -171,7 +171,8 @@ def summarize(
         of_ceiling_low and of_ceiling_high, chance, n_images, n_valid and n_total trials.
 
         ``of_ceiling`` is ``(mean - chance) / (ceiling - chance)``, never clipped; NaN for a metric without a chance
-        level. Its interval resamples model, ceiling and chance together.
+        level or a direction, and where the ceiling does not beat chance. Its interval resamples model, ceiling and
+        chance together.
 
     """
     images = Images.of(scores, by, rule["draws"], rule["seed"])
@@ -200,7 +201,7 @@ def summarize(
                 {
                     "model": name, "metric": metric,
                     **normalized(name, points, draws, ceiling, _chance(column.chance, chance, points, draws),
-                                 rule["level"], images.enough(known[name]), column.higher_is_better is not None),
+                                 rule["level"], images.enough(known[name]), column.higher_is_better),
                     "n_images": int(known[name].sum()),
                     "n_valid": int(trials.notna().sum()), "n_total": len(trials),
                 }
@@ -227,18 +228,27 @@ def normalized(
     chance: tuple[float, Any],
     level: float,
     enough: bool,
-    directed: bool = True,
+    higher_is_better: bool | None,
 ) -> dict[str, float]:
     """Mean, interval and share of the ceiling of one model, from the means and draws of all.
 
-    A score in which the human value is the best one has no share: it is not `directed`.
+    There is no share where the human value is the best one (`higher_is_better` is None), and none where the ceiling
+    does not beat chance by more than the interval of their difference: it would be a ratio of noise.
     """
     low, high = interval(draws[name], level) if enough else (np.nan, np.nan)
     row = {
         "mean": points[name], "low": low, "high": high,
         "of_ceiling": np.nan, "of_ceiling_low": np.nan, "of_ceiling_high": np.nan, "chance": chance[0],
     }  # fmt: skip
-    if not directed or ceiling is None or ceiling not in points or not np.isfinite([points[ceiling], chance[0]]).all():
+    if higher_is_better is None or ceiling is None or ceiling not in points:
+        return row
+    if not np.isfinite([points[ceiling], chance[0]]).all():
+        return row
+    sign = 1.0 if higher_is_better else -1.0
+    room = sign * (points[ceiling] - chance[0])
+    if enough:
+        room = min(room, interval(sign * (draws[ceiling] - chance[1]), level)[0])
+    if room <= 0.0:
         return row
     with np.errstate(divide="ignore", invalid="ignore"):
         row["of_ceiling"] = float((np.float64(points[name]) - chance[0]) / (points[ceiling] - chance[0]))

@@ -37,6 +37,7 @@ from gazekit.metrics import (
 from gazekit.tables import OBJECT_COLUMNS, TARGET_BOX
 
 Matrix = NDArray[np.float64]
+_ENDLESS = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,22 @@ class PathSet:
         px: (N, T, 2) float64.
         valid: (N, T) bool, fixations first, then padding.
         duration_s: (N, T), or None where a model makes none.
+        limit: (N,) fixations that the people who made them were allowed, the initial one included; None: as many
+            as anybody. A search that had to end early says nothing about a trial that allowed more.
 
     """
 
     px: Tensor
     valid: Tensor
     duration_s: Tensor | None
+    limit: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.px)
 
     def pick(self, rows: Tensor) -> PathSet:
         duration_s = None if self.duration_s is None else self.duration_s[rows]
-        return PathSet(self.px[rows], self.valid[rows], duration_s)
+        return PathSet(self.px[rows], self.valid[rows], duration_s, None if self.limit is None else self.limit[rows])
 
     def first(self, n: Tensor | int) -> PathSet:
         """Cut to the first n fixations, n for all or (N,)."""
@@ -70,12 +74,16 @@ class PathSet:
     def after_first(self) -> PathSet:
         """Without the initial fixation."""
         duration_s = None if self.duration_s is None else self.duration_s[:, 1:]
-        return PathSet(self.px[:, 1:], self.valid[:, 1:], duration_s)
+        return PathSet(self.px[:, 1:], self.valid[:, 1:], duration_s, self.limit)
 
     def starting_at(self, start_px: Tensor) -> PathSet:
         """(N, 2) positions put in front; how long the eye stays there is not known, so durations are gone."""
         valid = torch.cat([torch.ones_like(self.valid[:, :1]), self.valid], 1)
-        return PathSet(torch.cat([start_px[:, None].to(self.px), self.px], 1), valid, None)
+        return PathSet(torch.cat([start_px[:, None].to(self.px), self.px], 1), valid, None, self.limit)
+
+    def ended_before(self, limit: Tensor) -> Tensor:
+        """(N,) whether a path had to end before `limit` (N,) fixations."""
+        return torch.zeros(len(self), dtype=torch.bool) if self.limit is None else self.limit < limit
 
 
 class RecordedPaths:
@@ -84,10 +92,14 @@ class RecordedPaths:
     Args:
         table: Fixations with ``trial``, ``stimulus``, ``x_px``, ``y_px``, ``duration_s``, in viewing order.
         stimuli: The stimulus table, for the sizes.
+        limit_of_trial: Trial -> fixations that it allowed; None: no limit.
 
     """
 
-    def __init__(self, table: pd.DataFrame, stimuli: pd.DataFrame) -> None:
+    def __init__(
+        self, table: pd.DataFrame, stimuli: pd.DataFrame, limit_of_trial: Mapping[int, int] | None = None
+    ) -> None:
+        self._limit_of_trial = limit_of_trial
         sizes = stimuli.set_index("stimulus").loc[table["stimulus"], ["width_px", "height_px"]].to_numpy(float)
         self._relative = table[["x_px", "y_px"]].to_numpy(float) / sizes.reshape(-1, 2)
         self._duration_s = table["duration_s"].to_numpy(float)
@@ -113,7 +125,20 @@ class RecordedPaths:
         valid[path, step] = True
         known = np.isfinite(duration_s).all()
         seconds = torch.from_numpy(duration_s) if known else None
-        return PathSet(torch.from_numpy(px), torch.from_numpy(valid), seconds)
+        limit = None
+        if self._limit_of_trial is not None:
+            # A trial without a known limit ended by itself.
+            allowed = [self._limit_of_trial.get(trial, _ENDLESS) for trial in trials.tolist()]
+            limit = torch.tensor(allowed, dtype=torch.int64)
+        return PathSet(torch.from_numpy(px), torch.from_numpy(valid), seconds, limit)
+
+
+def trial_limits(protocol: Protocol, trials: pd.DataFrame) -> dict[int, int] | None:
+    """Trial -> fixations that it allowed, the initial one included; None where all are allowed the same."""
+    if protocol.search is None or protocol.search.max_saccades != "trial" or "max_saccades" not in trials:
+        return None
+    known = trials[["trial", "max_saccades"]].dropna()
+    return dict(zip(known["trial"].astype(int), known["max_saccades"].astype(int) + 1, strict=True))
 
 
 @dataclass(frozen=True)
@@ -162,7 +187,7 @@ class PathScorer:
     ) -> None:  # fmt: skip
         self.protocol, self.trials = protocol, trials
         in_path = table[table["in_path"] & table["trial"].isin(trials["trial"])]
-        self.recorded = RecordedPaths(in_path, stimuli)
+        self.recorded = RecordedPaths(in_path, stimuli, trial_limits(protocol, trials))
         self._sizes = stimuli.set_index("stimulus")[["width_px", "height_px"]]
         self._rows = {str(name): part for name, part in trials.groupby("stimulus", sort=False)}
         self._objects = self._object_boxes(objects, stimuli)
@@ -327,7 +352,8 @@ class PathScorer:
             return {name: np.full(len(group.humans), np.nan) for name in rules.scores}
         steps = steps.double()
         # A subject without a fixation has searched nothing; a model without one has found nothing.
-        steps = steps.masked_fill(~cut.valid.any(1), torch.nan) if paths is None else steps
+        unknown = ~cut.valid.any(1) if paths is None else cut.ended_before(group.limit.repeat_interleave(n))
+        steps = steps.masked_fill(unknown, torch.nan)
         limit, absent = group.limit.repeat_interleave(n).double(), steps.isnan()
         found = steps.isfinite()
         columns: dict[str, Tensor] = {}
@@ -359,7 +385,7 @@ class PathScorer:
                 columns[f"found_by_{k}"] = (steps <= k).double().masked_fill(absent, torch.nan)
         if "search_correlation" in self.protocol.overall:
             columns["search_fixations_all"] = steps.minimum(limit)
-        return {name: _mean_of_each(value, n) for name, value in columns.items()}
+        return {name: _mean_of_each(value.masked_fill(unknown, torch.nan), n) for name, value in columns.items()}
 
     def _looks(self, group: _Group, paths: PathSet | None) -> dict[str, NDArray[np.float64]]:
         assert self.protocol.objects is not None
@@ -391,18 +417,21 @@ class PathScorer:
         both_found = torch.ones(len(i), dtype=torch.bool)
         if self.protocol.search is not None:
             a, b, both_found = self._as_searches(group, a, b, j)
+        compared = np.ones((n_paths, n_humans), dtype=bool)
+        if group.limit is not None:
+            compared = ~a.ended_before(group.limit[j]).view(n_paths, n_humans).numpy()
+        if paths is None:
+            np.fill_diagonal(compared, False)
         known: dict[Any, Tensor] = {}
         values, shares = {}, [np.ones(n_humans)]
         for name, score in self.protocol.paths.scores.items():
             pairs = self._pair_scores(score, group, a, b, known).double()
             if score.only == "both_found":
                 pairs = pairs.masked_fill(~both_found, torch.nan)
-            matrix = pairs.view(n_paths, n_humans).numpy().copy()
-            if paths is None:
-                np.fill_diagonal(matrix, np.nan)
+            matrix = np.where(compared, pairs.view(n_paths, n_humans).numpy(), np.nan)
             values[name] = reduce_pairs(matrix, score.reduce, paths is None, _higher(score))
             if score.only == "all":
-                shares.append(_share_scored(matrix, paths is None))
+                shares.append((~np.isnan(matrix)).sum(0) / np.maximum(1, compared.sum(0)))
         values["pairs_scored"] = np.min(shares, axis=0)
         return values
 
@@ -515,13 +544,6 @@ def _higher(score: PathScore) -> bool:
     if score.metric in PATH_METRICS:
         return PATH_METRICS[score.metric].higher_is_better
     return bool(PAIR_SCORES[score.metric].higher_is_better)
-
-
-def _share_scored(matrix: Matrix, people: bool) -> Matrix:
-    """(B,) share of the scanpaths that have a score against each person, out of all that were compared."""
-    n = len(matrix) - int(people)
-    share: Matrix = (~np.isnan(matrix)).sum(0) / max(1, n)
-    return share
 
 
 def _mean_of_each(value: Tensor, n: int) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ from gazekit.datasets.datamodule import StimulusItems
 from gazekit.datasets.split import check_split_name
 from gazekit.density import exp_shared, fixation_density
 from gazekit.errors import InputError
-from gazekit.evaluation.path_scores import PathScorer, PathSet, RecordedPaths
+from gazekit.evaluation.path_scores import PathScorer, PathSet, RecordedPaths, trial_limits
 from gazekit.evaluation.protocol import Protocol
 from gazekit.evaluation.protocol_parts import path_options
 from gazekit.files import sha256_of, written_aside
@@ -138,7 +138,8 @@ def evaluate(
         with_search=protocol.search is not None,
     )
     judge = _Judge(
-        protocol, items, scorer, ShuffledFixations(table, data), RecordedPaths(table[table["in_path"]], data.stimuli),
+        protocol, items, scorer, ShuffledFixations(table, data),
+        RecordedPaths(table[table["in_path"]], data.stimuli, trial_limits(protocol, data.trials)),
         sorted(set(table.loc[table["in_path"], "stimulus"])), _baseline(protocol, contestants, table, data), device,
     )  # fmt: skip
     parts_folder = out / "parts"

@@ -68,7 +68,8 @@ def _overall(evaluation: Evaluation, protocol: Protocol) -> pd.DataFrame:
             table.append(
                 {
                     "model": name, "metric": score,
-                    **normalized(name, points, draws, protocol.ceiling, chance, rule["level"], enough),
+                    **normalized(name, points, draws, protocol.ceiling, chance, rule["level"], enough,
+                                 score_column(score).higher_is_better),
                     "n_images": int(known.sum()),
                     "n_valid": int((~np.isnan(rows.vector).any(1)).sum()) if name in sides else 0,
                     "n_total": len(rows.vector),
@@ -150,6 +151,13 @@ def notes(evaluation: Evaluation, summary: pd.DataFrame) -> list[str]:
         if evaluation.protocol.paths is not None and len(people):
             sizes = people.size()
             lines.append(f"people per image: {sizes.min()} to {sizes.max()}, median {sizes.median():g}")
+    ceiling = evaluation.protocol.ceiling
+    top = summary[(summary["model"] == ceiling) & summary["of_ceiling"].isna() & np.isfinite(summary["chance"])]
+    directed = top["metric"].map(lambda name: score_column(name).higher_is_better is not None).astype(bool)
+    top = top[np.isfinite(top["mean"]) & directed]
+    if len(top):
+        labels = ", ".join(score_column(name).label for name in top["metric"])
+        lines.append(f"{ceiling} does not beat chance in {labels}, so there is no share of the ceiling")
     missing = summary[(summary["n_valid"] == 0) & (summary["n_total"] > 0)]
     for name, rows in missing.groupby("model", sort=False):
         lines.append(f"{name} has no {', '.join(score_column(metric).label for metric in rows['metric'])}")
