@@ -13,7 +13,7 @@ import math
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -125,8 +125,8 @@ def bench_path_metrics(
     """Time every path metric once for all pairs of people on the same image of OSIE, and map metrics.
 
     Reading and pairing the data, and a first call with few pairs, are not part of a metric's time. Map metrics score
-    one map at a time with the fixations of all subjects together, and pysaliency gets the same map: in float32, which
-    it scores partly in float32 (ours sum in float64 always), and in float64, which its own models yield.
+    a batch of maps with the fixations of all subjects together, and pysaliency gets the same maps one by one: in
+    float32, which it scores partly in float32 (ours sum in float64 always), and in float64, which its own models yield.
 
     Args:
         data_root: Data folder; None is ``$GAZEKIT_DATA``, then the cache.
@@ -265,30 +265,42 @@ _PATH_PEERS: dict[str, tuple[str, Callable[[_Pairs], Score]]] = {
 
 
 @dataclass(frozen=True)
-class _Map:
-    """A predicted and an empirical map (1, H, W) with the fixations of all subjects as one trial (1, T, 2)."""
+class _Maps:
+    """B predicted and empirical maps (B, H, W), each with the fixations of all subjects as one trial (B, T, 2)."""
 
     density: Tensor
     empirical: Tensor
     xy_px: Tensor
     valid: Tensor
 
-    def to(self, device: torch.device) -> _Map:
-        return _Map(*(tensor.to(device) for tensor in (self.density, self.empirical, self.xy_px, self.valid)))
+    def __len__(self) -> int:
+        return len(self.density)
 
-    def typed(self, dtype: torch.dtype) -> _Map:
-        return _Map(self.density.to(dtype), self.empirical.to(dtype), self.xy_px, self.valid)
+    def first(self, n: int) -> _Maps:
+        return _Maps(self.density[:n], self.empirical[:n], self.xy_px[:n], self.valid[:n])
+
+    def to(self, device: torch.device) -> _Maps:
+        return _Maps(*(tensor.to(device) for tensor in (self.density, self.empirical, self.xy_px, self.valid)))
+
+    def typed(self, dtype: torch.dtype) -> _Maps:
+        return _Maps(self.density.to(dtype), self.empirical.to(dtype), self.xy_px, self.valid)
 
     @cached_property
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """Both maps (H, W), and the columns and rows of the fixations."""
-        x, y = self.xy_px[0].long().unbind(-1)
-        return self.density[0].numpy(), self.empirical[0].numpy(), x.numpy(), y.numpy()
+    def arrays(self) -> list[tuple[NDArray[Any], ...]]:
+        """Of each map both of its kinds (H, W), and the columns and rows of the fixations."""
+        found: list[tuple[NDArray[Any], ...]] = []
+        for density, empirical, xy_px, valid in zip(
+            self.density, self.empirical, self.xy_px, self.valid, strict=True
+        ):  # fmt: skip
+            x, y = xy_px[valid].long().unbind(-1)
+            found.append((density.numpy(), empirical.numpy(), x.numpy(), y.numpy()))
+        return found
 
 
-def _maps(batch: TrialBatch) -> Iterator[_Map]:
+def _maps(batch: TrialBatch) -> _Maps | None:
     """Random bumps, and what people did, for the first images that anyone looked at."""
     size = torch.tensor(batch.size_wh_px)
+    densities, empiricals, paths = [], [], []
     for row in range(min(_N_MAPS, len(batch.stimulus))):
         generator = torch.Generator().manual_seed(row)
         bumps, everywhere = torch.rand(1, 40, 2, generator=generator) * size, torch.ones(1, 40, dtype=torch.bool)
@@ -299,20 +311,27 @@ def _maps(batch: TrialBatch) -> Iterator[_Map]:
         if valid.any():
             density = fixation_density(bumps, everywhere, batch.size_wh_px, 24.0)
             empirical = fixation_density(xy_px, valid, batch.size_wh_px, batch.px_per_dva)
-            yield _Map(density, empirical, xy_px, valid)
+            densities.append(density)
+            empiricals.append(empirical)
+            paths.append(xy_px[0])
+    if not paths:
+        return None
+    xy_px = torch.nn.utils.rnn.pad_sequence(paths, batch_first=True)
+    valid = torch.arange(xy_px.shape[1]) < torch.tensor([len(path) for path in paths])[:, None]
+    return _Maps(torch.cat(densities), torch.cat(empiricals), xy_px, valid)
 
 
-_MAP_METRICS: dict[str, Callable[[_Map], object]] = {
-    "nss": lambda one: nss(one.density, one.xy_px, one.valid),
-    "auc": lambda one: auc(one.density, one.xy_px, one.valid),
-    "auc_by_fixation": lambda one: auc(one.density, one.xy_px, one.valid),
-    "cc": lambda one: cc(one.density, one.empirical),
-    "sim": lambda one: sim(one.density, one.empirical),
-    "kld": lambda one: kld(one.density, one.empirical),
+_MAP_METRICS: dict[str, Callable[[_Maps], object]] = {
+    "nss": lambda maps: nss(maps.density, maps.xy_px, maps.valid),
+    "auc": lambda maps: auc(maps.density, maps.xy_px, maps.valid),
+    "auc_by_fixation": lambda maps: auc(maps.density, maps.xy_px, maps.valid),
+    "cc": lambda maps: cc(maps.density, maps.empirical),
+    "sim": lambda maps: sim(maps.density, maps.empirical),
+    "kld": lambda maps: kld(maps.density, maps.empirical),
 }
 
 
-def _pysaliency(maps: list[_Map], name: str) -> Score:
+def _pysaliency(maps: _Maps, name: str) -> Score:
     metrics = importlib.import_module("pysaliency.metrics")
     compare: Callable[..., object]
     if name == "auc_by_fixation":  # the same number without the curve
@@ -326,33 +345,42 @@ def _pysaliency(maps: list[_Map], name: str) -> Score:
     else:
         function = getattr(metrics, {"cc": "CC", "sim": "SIM", "kld": "MIT_KLDiv"}[name])
         compare = lambda smap, empirical, _, __: function(smap, empirical)  # noqa: E731
-    return _over_maps(maps, lambda one: compare(*one.arrays))
-
-
-def _over_maps(maps: list[_Map], score: Callable[[_Map], object]) -> Score:
-    """Row k is map k modulo their number."""
 
     def score_rows(rows: slice) -> int:
         for index in range(rows.start, rows.stop):
-            score(maps[index % len(maps)])
-        _wait(maps[0].density.device)
+            compare(*maps.arrays[index % len(maps)])
+        return 0
+
+    return score_rows
+
+
+def _in_batches(maps: _Maps, score: Callable[[_Maps], object]) -> Score:
+    """As many rows as wanted, all of the maps at a time."""
+
+    def score_rows(rows: slice) -> int:
+        for start in range(rows.start, rows.stop, len(maps)):
+            score(maps.first(rows.stop - start))
+        _wait(maps.density.device)
         return 0
 
     return score_rows
 
 
 def _bench_maps(batch: TrialBatch, device: torch.device, found: dict[str, float], say: Callable[[str], None]) -> None:
-    maps = list(_maps(batch))
-    if not maps:
+    maps = _maps(batch)
+    if maps is None:
         say("map metrics left out: no fixation on the images")
         return
-    say(f"{len(maps)} maps of {batch.size_wh_px[0]}x{batch.size_wh_px[1]} px, one at a time")
+    say(
+        f"{len(maps)} maps of {batch.size_wh_px[0]}x{batch.size_wh_px[1]} px: ours in one call, pysaliency as it takes "
+        f"them, one by one"
+    )
     for dtype in (torch.float32, torch.float64):
-        given = [one.typed(dtype) for one in maps]
-        own = [one.to(device) for one in given]
+        given = maps.typed(dtype)
+        own = given.to(device)
         for metric_name, metric in _MAP_METRICS.items():
             name = f"{metric_name}_{str(dtype).removeprefix('torch.')}"
-            per_s, _, _ = _rate(_over_maps(own, metric), None, _MAP_S)
+            per_s, _, _ = _rate(_in_batches(own, metric), None, _MAP_S)
             found[f"{name}_per_s"] = per_s
             line = f"{name:26}{1000 / per_s:8.3f} ms {per_s:13,.1f} maps/s "
             peer = ("pysaliency", partial(_pysaliency, name=metric_name))

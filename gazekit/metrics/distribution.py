@@ -7,6 +7,7 @@ densities by the rule of :func:`gazekit.density.to_density`, block by block.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gazekit.errors import InputError
+from gazekit.metrics import compiled
 from gazekit.metrics.fixated import is_shared, rows_per_chunk
 from gazekit.metrics.mean_over_trials import MeanOverTrials
 from gazekit.metrics.pixel_sums import block_min, block_sum, blocks, log, moments
@@ -44,7 +46,7 @@ def cc(predicted: Tensor, empirical: Tensor) -> Tensor:
         InputError: The shapes differ, or a predicted map is not finite.
 
     """
-    return _compare(predicted, empirical, _standard, torch.mul)
+    return _compare(predicted, empirical, _CC)
 
 
 def sim(predicted: Tensor, empirical: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ def sim(predicted: Tensor, empirical: Tensor) -> Tensor:
         InputError: The shapes differ, or a predicted map is not finite.
 
     """
-    return _compare(predicted, empirical, _density, torch.minimum)
+    return _compare(predicted, empirical, _SIM)
 
 
 def kld(predicted: Tensor, empirical: Tensor, regularization: Regularization = "mit") -> Tensor:
@@ -89,13 +91,11 @@ def kld(predicted: Tensor, empirical: Tensor, regularization: Regularization = "
 
     """
     _check_regularization(regularization)
-    if regularization == "mit":
-        return _compare(predicted, empirical, _density, _mit_divergence)
-    return _compare(predicted, empirical, partial(_density, floor=_FLOOR), _divergence)
+    return _compare(predicted, empirical, _KLD_MIT if regularization == "mit" else _KLD_FLOOR)
 
 
 class _Affine(NamedTuple):
-    """What a map becomes before it is compared: x -> (x - shift) * scale + offset, each (b, 1)."""
+    """What maps become before they are compared: x -> (x - shift) * scale + offset, each (b, 1)."""
 
     shift: Tensor | None  # None for 0
     scale: Tensor
@@ -108,13 +108,17 @@ class _Affine(NamedTuple):
             yield scaled if self.offset is None else scaled + self.offset
 
 
-def _compare(
-    predicted: Tensor,
-    empirical: Tensor,
-    prepare: Callable[[Tensor], _Affine],
-    term: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """(B,) sums over pixels of a term of the two prepared maps; a shared map is prepared once."""
+class _Comparison(NamedTuple):
+    """Two maps are prepared, and a term of them is summed over the pixels: block by block, or by compiled passes."""
+
+    prepare: Callable[[Tensor], _Affine]
+    term: Callable[[Tensor, Tensor], Tensor]
+    prepare_row: Callable[[compiled.Floats], compiled.Affine]
+    sum_rows: Callable[[compiled.Floats, compiled.Floats, compiled.Affine, compiled.Affine], float]
+
+
+def _compare(predicted: Tensor, empirical: Tensor, comparison: _Comparison) -> Tensor:
+    """(B,) scores; a map that all trials share is prepared once."""
     if predicted.ndim != 3 or predicted.shape != empirical.shape:
         raise InputError(
             f"predicted and empirical must both be (B, H, W); got {tuple(predicted.shape)} and "
@@ -123,13 +127,45 @@ def _compare(
     n_trials = len(predicted)
     if is_shared(predicted) and is_shared(empirical):
         predicted, empirical = predicted[:1], empirical[:1]
+    score = _by_rows if compiled.usable(predicted, empirical) else _by_blocks
+    return score(predicted, empirical, comparison).expand(n_trials)
+
+
+def _by_blocks(predicted: Tensor, empirical: Tensor, comparison: _Comparison) -> Tensor:
     scores: list[Tensor] = []
-    for (p, p_finite), (q, _) in zip(_pieces(predicted, prepare), _pieces(empirical, prepare), strict=False):
-        if not p_finite.all():
-            trial = sum(map(len, scores)) + int((~p_finite).nonzero()[0])
-            raise InputError(f"predicted map of trial {trial} holds NaN or infinity")
-        scores.append(block_sum(map(term, p, q)))  # NaN by itself where the empirical map is not finite
-    return torch.cat(scores).expand(n_trials)
+    sides = (_pieces(maps, comparison.prepare) for maps in (predicted, empirical))
+    for (p, p_finite), (q, _) in zip(*sides, strict=False):
+        _check_finite(p_finite.tolist(), sum(map(len, scores)))
+        scores.append(block_sum(map(comparison.term, p, q)))  # NaN by itself where the empirical map is not finite
+    return torch.cat(scores)
+
+
+def _by_rows(predicted: Tensor, empirical: Tensor, comparison: _Comparison) -> Tensor:
+    """Map by map, so that it stays in the cache from one pass over it to the next."""
+    shared = [
+        comparison.prepare_row(compiled.rows(maps[:1].flatten(1))[0]) if is_shared(maps) else None
+        for maps in (predicted, empirical)
+    ]
+    sides = [
+        compiled.rows(maps[:1].flatten(1)) * len(maps) if is_shared(maps) else compiled.rows(maps.flatten(1))
+        for maps in (predicted, empirical)
+    ]
+
+    def score(pair: tuple[compiled.Floats, compiled.Floats]) -> tuple[float, bool]:
+        to_p, to_q = (
+            comparison.prepare_row(x) if known is None else known for x, known in zip(pair, shared, strict=True)
+        )
+        # NaN by itself where the empirical map is not finite.
+        return comparison.sum_rows(*pair, to_p, to_q), math.isfinite(to_p[0])
+
+    scores = compiled.for_each(score, list(zip(*sides, strict=True)))
+    _check_finite([finite for _, finite in scores], 0)
+    return torch.tensor([value for value, _ in scores], dtype=torch.float64)
+
+
+def _check_finite(finite: list[bool], first: int) -> None:
+    if not all(finite):
+        raise InputError(f"predicted map of trial {first + finite.index(False)} holds NaN or infinity")
 
 
 def _pieces(maps: Tensor, prepare: Callable[[Tensor], _Affine]) -> Iterator[tuple[Iterable[Tensor], Tensor]]:
@@ -154,15 +190,32 @@ def _standard(x: Tensor) -> _Affine:
 
 def _density(x: Tensor, floor: float = 0.0) -> _Affine:
     """:func:`gazekit.density.to_density` of the map, after adding a floor to it."""
-    least = block_min(blocks(x))[:, None]
+    lowest = block_min(blocks(x))[:, None]
     # NaN is not positive either.
-    low = None if (least.detach() >= 0).all() else least.clamp(max=0.0)
-    total = block_sum(blocks(x) if low is None else (block - low for block in blocks(x)))[:, None]
-    total = total + floor * x.shape[1]
-    empty = total == 0  # becomes uniform
-    scale = total.where(~empty, torch.ones_like(total)).reciprocal()
+    low = None if (lowest.detach() >= 0).all() else lowest.clamp(max=0.0)
+    mass = block_sum(blocks(x) if low is None else (block - low for block in blocks(x)))[:, None]
+    mass = mass + floor * x.shape[1]
+    empty = mass == 0  # becomes uniform
+    scale = mass.where(~empty, torch.ones_like(mass)).reciprocal()
     offset = (floor * scale).masked_fill(empty, 1.0 / x.shape[1]) if floor or empty.any() else None
-    return _Affine(low, scale, offset, total.detach().isfinite()[:, 0])
+    return _Affine(low, scale, offset, mass.detach().isfinite()[:, 0])
+
+
+def _standard_row(x: compiled.Floats) -> compiled.Affine:
+    """:func:`_standard` of one map; the shift is not finite where the map is not."""
+    mean, variance = compiled.moments(x)
+    shift = mean if math.isfinite(variance) else math.nan
+    varied = variance > 0 and (variance > (1e-9 * mean) ** 2 or bool(x.min() < x.max()))
+    return shift, (variance * len(x)) ** -0.5 if varied else math.nan, 0.0
+
+
+def _density_row(x: compiled.Floats, floor: float = 0.0) -> compiled.Affine:
+    """:func:`_density` of one map; the shift is not finite where the map is not."""
+    low = min(float(x.min()), 0.0)
+    mass = compiled.total(x, low) + floor * len(x)
+    if not math.isfinite(mass):
+        return math.nan, math.nan, math.nan
+    return (low, 1.0 / mass, floor / mass) if mass else (low, 1.0, 1.0 / len(x))
 
 
 def _mit_divergence(p: Tensor, q: Tensor) -> Tensor:
@@ -171,6 +224,17 @@ def _mit_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
     return q * log(q / p)
+
+
+_CC = _Comparison(_standard, torch.mul, _standard_row, compiled.product_sum)
+_SIM = _Comparison(_density, torch.minimum, _density_row, compiled.least_sum)
+_KLD_MIT = _Comparison(
+    _density, _mit_divergence, _density_row, partial(compiled.divergence, epsilon=_MIT_EPSILON)
+)  # fmt: skip
+_KLD_FLOOR = _Comparison(
+    partial(_density, floor=_FLOOR), _divergence, partial(_density_row, floor=_FLOOR),
+    partial(compiled.divergence, epsilon=0.0),
+)  # fmt: skip
 
 
 def _check_regularization(regularization: str) -> None:

@@ -54,14 +54,14 @@ class Fixated:
         """(G, K) score per fixation -> (B,) float64 mean over valid fixations, NaN without any."""
         return mean_over_valid(self.per_trial(score), self.per_trial(self.valid))
 
-    def chunks(self) -> Iterator[tuple[slice, Tensor | None]]:
-        """The maps in pieces small enough for working copies; None where nothing is fixated.
+    def chunks(self, n_rows: int | None = None) -> Iterator[tuple[slice, Tensor | None]]:
+        """The maps in pieces of `n_rows`, by default small enough for working copies; None where nothing is fixated.
 
         Padded steps of a conditional density thus cost nothing, and may hold anything.
         """
         needed = self.valid.any(1).tolist()
         start = 0
-        for chunk in self.maps.split(rows_per_chunk(self.maps)):
+        for chunk in self.maps.split(n_rows or rows_per_chunk(self.maps)):
             rows = slice(start, start + len(chunk))
             start = rows.stop
             yield rows, chunk if any(needed[rows]) else None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gazekit.metrics import compiled
 from gazekit.metrics.fixated import Fixated, fixated
 from gazekit.metrics.mean_over_trials import MeanOverTrials
 from gazekit.metrics.pixel_sums import moments
@@ -39,7 +40,8 @@ def nss(saliency: Tensor, xy_px: Tensor, valid: Tensor) -> Tensor:
 def mean_z_score(seen: Fixated, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """(B,) mean of the standardised values at the fixations, after an elementwise `transform`."""
     per_map = []
-    for rows, chunk in seen.chunks():
+    n_rows = compiled.ROWS_AT_ONCE if transform is None and compiled.usable(seen.maps) else None
+    for rows, chunk in seen.chunks(n_rows):
         if chunk is None:  # any finite moments will do: no valid fixation reads them
             per_map.append(seen.maps.new_ones(rows.stop - rows.start, 3, dtype=torch.float64))
             continue

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gazekit.metrics import compiled
+
 # Elements. On a CPU, about 256 kB of float64, and just below the size from which PyTorch splits an
 # operation over threads: for blocks this small, or on busy cores, the threads' waiting costs more.
 _CPU_BLOCK, _GPU_BLOCK = 2**15 - 2**9, 2**24
@@ -58,8 +60,12 @@ def moments(maps: Tensor, transform: Callable[[Tensor], Tensor] | None = None) -
         return blocks(maps) if transform is None else map(transform, blocks(maps))
 
     n_pixels = maps.shape[1]
-    mean = block_sum(values()) / n_pixels
-    variance = block_sum((x - mean[:, None]).square() for x in values()) / n_pixels
+    if transform is None and compiled.usable(maps):
+        both = torch.tensor(compiled.for_each(compiled.moments, compiled.rows(maps)), dtype=torch.float64)
+        mean, variance = both.unbind(1)
+    else:
+        mean = block_sum(values()) / n_pixels
+        variance = block_sum((x - mean[:, None]).square() for x in values()) / n_pixels
     # Rounding can give a flat map a tiny variance; dividing by it would invent structure. Rounding of the
     # mean is far below 1e-9 of it, so only then is it worth looking.
     doubtful = variance.detach() <= (1e-9 * mean.detach()).square()
