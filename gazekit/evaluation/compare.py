@@ -25,6 +25,7 @@ from gazekit.evaluation.figures import MODEL_COLORS, _stamp
 from gazekit.evaluation.intervals import (
     MIN_IMAGES,
     MIN_IMAGES_OF_CATEGORY,
+    finite_product,
     interval,
     resampling_weights,
     stream_seed,
@@ -529,7 +530,7 @@ def _both_drawn(
     for total, weight, subjects in (
         (cells.sum_a, cells.weight_a, subjects_a), (cells.sum_b, cells.weight_b, subjects_b),
     ):  # fmt: skip
-        sums.append(_sums(subjects, total[rows].T))
+        sums.append(finite_product(subjects, total[rows].T))
         weights.append(subjects @ weight[rows].T)
     # An image of which one side has no subject in the draw is no pair in that draw.
     drawn = np.where((weights[0] > 0) & (weights[1] > 0), images, 0.0)
@@ -542,15 +543,6 @@ def _both_drawn(
         below = (drawn * weight).sum(1)
         means.append(np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0))
     return means[0], means[1]
-
-
-def _sums(weights: Floats, values: Floats) -> Floats:
-    """The product weights @ values, where zero times infinity is zero."""
-    sums: Floats = weights @ np.where(np.isfinite(values), values, 0.0)
-    for endless in (np.inf, -np.inf):
-        if (values == endless).any():
-            sums = np.where(weights @ (values == endless) > 0, endless, sums)
-    return sums
 
 
 def _difference_axis(axis: Axes, row: dict[str, object]) -> None:

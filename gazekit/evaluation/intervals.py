@@ -18,6 +18,8 @@ Reduction = Literal["macro", "micro", "pooled"]
 MIN_IMAGES = 20
 # Resampling n images of a category understates its standard error by sqrt((n - 1) / n): 11 % for five.
 MIN_IMAGES_OF_CATEGORY = 5
+# Draws of a crossed bootstrap at a time; each holds a few numbers per image.
+_DRAWS_AT_ONCE = 250
 
 
 def image_means(scores: pd.DataFrame, metric: str) -> pd.Series:
@@ -40,6 +42,20 @@ def _image_sums(
     weighted = (scores[metric].fillna(0.0) * weight).where(weight > 0, 0.0)
     keys = [scores[name] for name in groups]
     return weighted.groupby(keys, sort=False).sum(), weight.groupby(keys, sort=False).sum()
+
+
+def _cells(
+    scores: pd.DataFrame, metric: str, subject: NDArray[np.int64], image: NDArray[np.int64], shape: tuple[int, int]
+) -> NDArray[np.float64]:
+    """(2, S, N) weighted sum of the scores of each subject on each image, and its weight."""
+    value = scores[metric].to_numpy(float)
+    by_fixations = score_column(metric).weight == "fixations"
+    weight = scores["n_fixations"].to_numpy(float) if by_fixations else np.ones(len(scores))
+    kept = ~np.isnan(value) & (weight > 0)
+    cells = np.zeros((2, *shape))
+    np.add.at(cells[0], (subject[kept], image[kept]), value[kept] * weight[kept])
+    np.add.at(cells[1], (subject[kept], image[kept]), weight[kept])
+    return cells
 
 
 def resampling_weights(n_images: int, draws: int, seed: int) -> NDArray[np.float64]:
@@ -141,6 +157,49 @@ class Images:
         mean: NDArray[np.float64] = np.mean(parts, axis=0) if len(parts) > 1 else parts[0]
         return mean
 
+    def crossed_means(
+        self, total: NDArray[np.float64], weight: NDArray[np.float64], how: Reduction, subjects: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """(draws,) the same, where a score weighs as often as its image and its subject are drawn.
+
+        Args:
+            total: (S, N) weighted sum of the scores of each subject on each image.
+            weight: (S, N) its weight.
+            how: See :meth:`means`.
+            subjects: (draws, S) how often each subject is drawn, as a share.
+
+        """
+        means = np.full(len(subjects), np.nan)
+        for start in range(0, len(subjects), _DRAWS_AT_ONCE):
+            some = slice(start, start + _DRAWS_AT_ONCE)
+            drawn_total, drawn_weight = finite_product(subjects[some], total), subjects[some] @ weight
+            images = self.weights[some] * (drawn_weight > 0)
+            if how == "pooled":
+                images = images * np.bincount(self.category)[self.category]
+                groups = [np.ones(len(self.category), dtype=bool)]
+            else:
+                groups = [self.category == k for k in np.unique(self.category) if weight[:, self.category == k].any()]
+            if how == "macro":
+                drawn_total = np.divide(drawn_total, drawn_weight, out=np.zeros_like(images), where=drawn_weight > 0)
+                drawn_weight = np.ones_like(images)
+            parts = []
+            for rows in groups:
+                above = np.multiply(images, drawn_total, out=np.zeros_like(images), where=images > 0)[:, rows].sum(1)
+                below = (images * drawn_weight)[:, rows].sum(1)
+                parts.append(np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0))
+            if parts:
+                means[some] = np.mean(parts, axis=0)
+        return means
+
+
+def finite_product(weights: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The product weights @ values, in which zero times infinity is zero."""
+    product: NDArray[np.float64] = weights @ np.where(np.isfinite(values), values, 0.0)
+    for endless in (np.inf, -np.inf):
+        if (values == endless).any():
+            product = np.where(weights @ (values == endless) > 0, endless, product)
+    return product
+
 
 def summarize(
     scores: pd.DataFrame,
@@ -159,7 +218,9 @@ def summarize(
         scores: Rows as ``gazekit evaluate`` writes them.
         metrics: Columns to summarize.
         ceiling: Model whose score is the ceiling.
-        rule: ``draws``, ``level`` and ``seed`` of the bootstrap over images.
+        rule: ``draws``, ``level`` and ``seed`` of the bootstrap; ``resample``: ``stimulus`` (the default) draws
+            images, ``stimulus_and_subject`` draws subjects as well and independently, for claims about people
+            rather than about these people.
         reduction: ``macro``, the mean of image means, or ``micro``, the mean of all trials; either way a score
             that is a mean over fixations weighs trials by their fixations.
         by: Column of categories that weigh the same; images are resampled within each.
@@ -176,6 +237,11 @@ def summarize(
 
     """
     images = Images.of(scores, by, rule["draws"], rule["seed"])
+    crossed = rule.get("resample") == "stimulus_and_subject"
+    named = scores["subject"].astype(str) if "subject" in scores else pd.Series("", index=scores.index)
+    who, people = pd.factorize(named, sort=True)
+    # Everybody is scored on the same people, so that each draw holds the same of them for all.
+    subjects = resampling_weights(len(people), rule["draws"], stream_seed(rule["seed"], 0)) if crossed else None
     once = np.ones((1, len(images.index)))
     for k in np.unique(images.category):
         once[:, images.category == k] /= (images.category == k).sum()
@@ -194,7 +260,12 @@ def summarize(
             )
             known[name] = weight > 0
             points[name] = float(images.means(total, weight, how, once)[0])
-            draws[name] = images.means(total, weight, how, images.weights)
+            if subjects is None:
+                draws[name] = images.means(total, weight, how, images.weights)
+            else:
+                own = (scores["model"] == name).to_numpy()
+                cells = _cells(scores[own], metric, who[own], image[own], (len(people), len(images.index)))
+                draws[name] = images.crossed_means(cells[0], cells[1], how, subjects)
         for name in sorted(names):
             trials = scores.loc[scores["model"] == name, metric]
             rows.append(

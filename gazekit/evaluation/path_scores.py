@@ -243,7 +243,7 @@ class PathScorer:
 
     def targets(self, stimulus: str) -> list[str]:
         """What was searched for on the stimulus; one empty name in other tasks."""
-        if self.protocol.search is None:
+        if self.protocol.search is None and self.protocol.by != "target":
             return [""]
         return [str(name) for name in pd.unique(self._rows[stimulus]["target"])]
 

@@ -34,6 +34,7 @@ _CHOICES = {
     "reduction": ("macro", "micro"),
 }
 _INTERVALS = {"resample": str, "draws": int, "level": float, "seed": int}
+_RESAMPLED = ("stimulus", "stimulus_and_subject")
 _SAMPLES = {"per_stimulus": int, "seed": int}
 # Choices about maps: given where there are map metrics, and only there.
 _OF_MAPS = ("baseline", "empirical", "empirical_sigma_dva", "shuffled_from")
@@ -92,8 +93,9 @@ class Protocol:
             for name, kind in wanted.items():
                 if not isinstance(found[name], kind):
                     raise InputError(f"{self._at(key)}.{name} is {found[name]!r}, expected {kind.__name__}")
-        if self.intervals["resample"] != "stimulus":
-            raise InputError(f"{self._at('intervals')}.resample is {self.intervals['resample']!r}, expected 'stimulus'")
+        if self.intervals["resample"] not in _RESAMPLED:
+            found = self.intervals["resample"]
+            raise InputError(f"{self._at('intervals')}.resample is {found!r}, expected one of {list(_RESAMPLED)}")
         if not 0 < self.intervals["level"] < 1 or self.intervals["draws"] < 1:
             raise InputError(f"{self._at('intervals')} needs draws >= 1 and 0 < level < 1, found {self.intervals}")
         if self.samples["per_stimulus"] < 1:

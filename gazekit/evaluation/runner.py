@@ -135,7 +135,7 @@ def evaluate(
         replace(scored, fixations=_of(table, scored)),
         _grid(protocol),
         decode=any(c.uses_image for c in contestants),
-        with_search=protocol.search is not None,
+        with_search=protocol.search is not None or protocol.by == "target",
     )
     judge = _Judge(
         protocol, items, scorer, ShuffledFixations(table, data),

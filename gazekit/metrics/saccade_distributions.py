@@ -275,8 +275,8 @@ class DirectionDivergence(_Samples):
         return js_divergence(self.counts[0], self.counts[1], smoothing=self.smoothing)
 
 
-class AmplitudeWasserstein(_Samples):
-    """:func:`wasserstein` of the amplitudes of a model and of people, in degrees of visual angle; keeps them all."""
+class _KeptSamples(_Samples):
+    """All values of a model and of people, float64 also where a process has none: it sends an empty list then."""
 
     model: list[Tensor]
     human: list[Tensor]
@@ -285,6 +285,11 @@ class AmplitudeWasserstein(_Samples):
         super().__init__(**kwargs)
         self.add_state("model", [], dist_reduce_fx="cat")
         self.add_state("human", [], dist_reduce_fx="cat")
+        self.set_dtype(torch.float64)
+
+
+class AmplitudeWasserstein(_KeptSamples):
+    """:func:`wasserstein` of the amplitudes of a model and of people, in degrees of visual angle; keeps them all."""
 
     def update(self, xy_px: Tensor, valid: Tensor, *, px_per_dva: float | Tensor, human: bool) -> None:
         (self.human if human else self.model).append(self._saccades(xy_px, valid, px_per_dva).amplitude_dva)
@@ -293,17 +298,12 @@ class AmplitudeWasserstein(_Samples):
         return wasserstein(_pooled(self.model), _pooled(self.human))
 
 
-class DirectionWasserstein(_Samples):
+class DirectionWasserstein(_KeptSamples):
     """:func:`circular_wasserstein_deg` of directions, or with `relative` of turns; keeps them all."""
-
-    model: list[Tensor]
-    human: list[Tensor]
 
     def __init__(self, relative: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.relative = relative
-        self.add_state("model", [], dist_reduce_fx="cat")
-        self.add_state("human", [], dist_reduce_fx="cat")
 
     def update(self, xy_px: Tensor, valid: Tensor, *, human: bool) -> None:
         found = self._saccades(xy_px, valid, 1.0)  # angles know no scale
@@ -314,7 +314,7 @@ class DirectionWasserstein(_Samples):
 
 
 def _pooled(samples: list[Tensor] | Tensor) -> Tensor:
-    pooled: Tensor = dim_zero_cat(samples) if len(samples) else torch.zeros(0)
+    pooled: Tensor = dim_zero_cat(samples) if len(samples) else torch.zeros(0, dtype=torch.float64)
     return pooled
 
 

@@ -424,7 +424,6 @@ def test_a_process_without_a_batch_has_the_result_of_the_other(name, ranks):
         torch.testing.assert_close(rank["alone", name]["result"], flat(whole.compute()), **FLOAT)
 
 
-@pytest.mark.xfail(strict=True, reason="the lists that torchmetrics adds are float32, the samples float64")
 def test_a_process_without_a_sample_of_one_kind(tmp_path):
     """Of classes that keep all samples; in processes of their own, for what goes wrong here ends them."""
     found = run(tmp_path, "keep_all")
