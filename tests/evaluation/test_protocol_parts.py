@@ -86,7 +86,8 @@ def test_wrong_paths(paths, match):
 @pytest.mark.parametrize(
     "options",
     [
-        ("sed", {"bins_wh": 3}), ("sed", {"bins_wh": "five"}), ("sed", {"bins_wh": [5.5, 5]}), ("sed", {"bins_wh": [5]}),
+        ("sed", {"bins_wh": 3}), ("sed", {"bins_wh": "five"}), ("sed", {"bins_wh": [5.5, 5]}),
+        ("sed", {"bins_wh": [5]}),
         ("sed", {"bins_wh": None}), ("sbtde", {"k": 3}), ("sbtde", {"k": "ten"}), ("sbtde", {"k": []}),
         ("tde", {"k": "two"}), ("tde", {"k": 2.5}), ("tde", {"k": None}), ("scanmatch", {"threshold": "high"}),
         ("scanmatch", {"gap": "wide"}), ("crqa_rec", {"radius_px": "near"}), ("crqa_rec", {"radius_px": -3}),
@@ -201,11 +202,12 @@ def unread(reason, **changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"controls": [3]}, {"pooled": [3]}, {"by": 3}, {"by": ["task"]}, {"chance": 3}, {"ceiling": 3}, {"metrics": [3]},
+        {"controls": [3]}, {"pooled": [3]}, {"by": 3}, {"by": ["task"]}, {"chance": 3}, {"ceiling": 3},
+        {"metrics": [3]},
         {"trials": {3: True}}, {"search": searching(hit="fovea", fovea=[float("nan"), 3.0])},
         unread("AttributeError: 'int' object has no attribute 'partition'", overall=[3]),
         unread("AttributeError in check_split_name, once the evaluation begins", split=3),
-        unread("ValueError: lengths must match to compare, once the evaluation begins", trials={"subject": ["s1", "s2"]}),
+        unread("ValueError: lengths must match, once the evaluation begins", trials={"subject": ["s1", "s2"]}),
         unread("ValueError: duplicate column names, after everything has been scored",
                search=searching(scores=["tfp_auc", "tfp_auc"])),
         unread("two rows of the same name in the summary", overall=["amplitude_js", "amplitude_js"]),

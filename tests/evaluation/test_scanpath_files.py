@@ -71,7 +71,9 @@ def test_the_scanpaths_of_a_run_without_search_score_as_the_model_did(world, tmp
     assert_column(again, "again", "dtw", column_of(evaluation, "uniform", "dtw"))
 
 
-@pytest.mark.xfail(strict=True, reason="a warning: an empty column of text is read as numbers, whose gaps are filled with text")
+@pytest.mark.xfail(
+    strict=True, reason="a warning: an empty column of text is read as numbers, whose gaps are filled with text"
+)
 def test_a_csv_without_targets_has_an_empty_column(world, tmp_path):
     """As samples.parquet of free viewing becomes when it is saved as CSV."""
     protocol = rules(controls=["uniform"], paths=comparing({"dtw": MEAN}))
@@ -126,7 +128,9 @@ def test_images_without_a_scanpath_have_no_score_and_others_are_left_out(world, 
 @pytest.mark.xfail(strict=True, reason="it says that half of the pairs are too short")
 def test_that_images_are_missing_is_not_called_too_short(world, tmp_path):
     made = {image: some for image, some in made_up(world).items() if image in IMAGES[:3]}
-    evaluation = run(world, rules(paths=comparing({"dtw": MEAN})), tmp_path / "o", [write_model(tmp_path / "m.csv", made)])
+    evaluation = run(
+        world, rules(paths=comparing({"dtw": MEAN})), tmp_path / "o", [write_model(tmp_path / "m.csv", made)]
+    )
     said = [line for line in notes(evaluation, summary_of(evaluation)) if line.startswith("m")]
     assert said
     assert not any("too short" in line for line in said)
@@ -158,8 +162,8 @@ def test_a_file_has_no_score_of_maps(world, tmp_path):
 
 
 GOOD = pd.DataFrame(
-    {"stimulus": ["i0", "i0", "i1", "i1"], "sample": [0, 0, 0, 0], "fixation": [0, 1, 0, 1], "x_px": [9.0, 50.0, 20.0, 70.0],
-     "y_px": [9.0, 50.0, 20.0, 70.0]}
+    {"stimulus": ["i0", "i0", "i1", "i1"], "sample": [0, 0, 0, 0], "fixation": [0, 1, 0, 1],
+     "x_px": [9.0, 50.0, 20.0, 70.0], "y_px": [9.0, 50.0, 20.0, 70.0]}
 )  # fmt: skip
 
 
@@ -202,7 +206,9 @@ def test_a_position_that_is_none(tmp_path, column, value):
 
 
 def test_a_fixation_given_twice(tmp_path):
-    refused(saved(tmp_path, GOOD.assign(fixation=[0, 1, 1, 1])), r"fixation 1 of sample 0 on stimulus i1 is given twice")
+    refused(
+        saved(tmp_path, GOOD.assign(fixation=[0, 1, 1, 1])), r"fixation 1 of sample 0 on stimulus i1 is given twice"
+    )
     # Two people are two scanpaths; two samples, too.
     table = GOOD.assign(fixation=[0, 0, 0, 0], sample=[0, 1, 0, 1])
     assert len(read_scanpaths(saved(tmp_path, table))["trial"].unique()) == 4
@@ -227,7 +233,9 @@ def test_files_that_are_no_table(tmp_path):
 def test_no_known_image(world, tmp_path):
     path = saved(tmp_path, GOOD.assign(stimulus=["a", "a", "b", "b"]))
     for table in (path, saved(tmp_path, GOOD.iloc[:0], "none.csv")):
-        with pytest.raises(InputError, match=r"none of its \d stimuli is in world; expected names such as 'i0'") as caught:
+        with pytest.raises(
+            InputError, match=r"none of its \d stimuli is in world; expected names such as 'i0'"
+        ) as caught:
             run(world, rules(paths=comparing({"dtw": MEAN})), tmp_path / "o", [table])
         assert "\n" not in str(caught.value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -140,7 +141,8 @@ def test_the_share_of_the_ceiling_is_from_chance_to_people(tmp_path):
     model = write_model(tmp_path / "m.csv", made_up(data))
     protocol = rules(
         first_fixation="recorded", controls=["uniform", "shuffled_human"], chance="shuffled_human",
-        paths=comparing({"dtw": MEAN, "ss_grid": MEAN}), search=searching(4, scores=["search_accuracy", "search_fixations"]),
+        paths=comparing({"dtw": MEAN, "ss_grid": MEAN}),
+        search=searching(4, scores=["search_accuracy", "search_fixations"]),
     )  # fmt: skip
     evaluation = run(data, protocol, tmp_path / "out", [model])
     summary = summary_of(evaluation)
@@ -283,7 +285,8 @@ def test_the_delta_of_objects_is_of_means(tmp_path):
     evaluation = run(data, protocol, tmp_path / "o", [model])
     trials = data.trials.set_index("trial")
     means = {
-        name: [by_hand(column_of(evaluation, name, column), trials, "macro") for column in FIVE] for name in ("m", "human")
+        name: [by_hand(column_of(evaluation, name, column), trials, "macro") for column in FIVE]
+        for name in ("m", "human")
     }
     expected = mean([abs(a - b) / b for a, b in zip(means["m"], means["human"], strict=True)])
     assert value(summary_of(evaluation), "m", "object_delta") == pytest.approx(expected, abs=1e-12)
@@ -293,7 +296,7 @@ def saccades_by_hand(paths):
     """Amplitudes in degrees (10 px each) and directions in degrees, up positive, of all saccades of all paths."""
     amplitudes, directions = [], []
     for path in paths:
-        for (x, y), (u, v) in zip(path, path[1:], strict=False):
+        for (x, y), (u, v) in pairwise(path):
             amplitudes.append(math.hypot(u - x, v - y) / 10.0)
             directions.append(math.degrees(math.atan2(-(v - y), u - x)))
     return amplitudes, directions
@@ -301,6 +304,7 @@ def saccades_by_hand(paths):
 
 def js_of(a, b, width, low):
     """Jensen-Shannon divergence, bits, of two samples in bins of that width, each smoothed by 1e-9."""
+
     def histogram(values):
         counts = {}
         for x in values:
@@ -331,7 +335,9 @@ def test_divergence_of_saccades_is_that_of_pooled_ones(tmp_path):
     assert 0.05 < amplitude < 1.0
 
 
-@pytest.mark.xfail(strict=True, reason="bins with edges at the cardinal directions here, centered on them in the metric")
+@pytest.mark.xfail(
+    strict=True, reason="bins with edges at the cardinal directions here, centered on them in the metric"
+)
 def test_directions_are_binned_as_the_metric_does(tmp_path):
     data = make_world(seed=29, lengths=(6, 7))
     made = made_up(data)
@@ -350,7 +356,9 @@ def test_directions_are_binned_as_the_metric_does(tmp_path):
     [
         "keep",
         "drop",
-        pytest.param("center", marks=pytest.mark.xfail(strict=True, reason="people's first saccade counts, models' does not")),
+        pytest.param(
+            "center", marks=pytest.mark.xfail(strict=True, reason="people's first saccade counts, models' does not")
+        ),
     ],
 )
 def test_a_model_that_looks_as_people_do_makes_their_saccades(tmp_path, first_fixation):
@@ -362,7 +370,9 @@ def test_a_model_that_looks_as_people_do_makes_their_saccades(tmp_path, first_fi
     }
     data = make_world(edit=edit)
     data.fixations.to_parquet(tmp_path / "copy.parquet")
-    protocol = rules(first_fixation=first_fixation, paths=comparing({"dtw": MEAN}), overall=["amplitude_js", "direction_js"])
+    protocol = rules(
+        first_fixation=first_fixation, paths=comparing({"dtw": MEAN}), overall=["amplitude_js", "direction_js"]
+    )
     summary = summary_of(run(data, protocol, tmp_path / "o", [tmp_path / "copy.parquet"]))
     assert value(summary, "copy", "amplitude_js") == pytest.approx(0.0, abs=1e-9)
     assert value(summary, "copy", "direction_js") == pytest.approx(0.0, abs=1e-9)
@@ -435,7 +445,8 @@ def test_how_many_people_and_how_many_pairs_are_said(tmp_path):
     for image in IMAGES[:5]:
         shares += [float(lengths[j] >= 5) for j in trials_on(data, image)]
     assert 0 < np.mean(shares) < 1
-    assert f"uniform: {1 - np.mean(shares):.0%} of its pairs of scanpaths have no score in some column (too short)" in said
+    missing = f"{1 - np.mean(shares):.0%}"
+    assert f"uniform: {missing} of its pairs of scanpaths have no score in some column (too short)" in said
 
 
 def test_what_is_missing_is_said(tmp_path):
