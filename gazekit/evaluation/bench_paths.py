@@ -332,6 +332,18 @@ _MAP_METRICS: dict[str, Callable[[_Maps], object]] = {
 
 
 def _pysaliency(maps: _Maps, name: str) -> Score:
+    compare = _pysaliency_score(name)
+
+    def score_rows(rows: slice) -> int:
+        for index in range(rows.start, rows.stop):
+            compare(*maps.arrays[index % len(maps)])
+        return 0
+
+    return score_rows
+
+
+def _pysaliency_score(name: str) -> Callable[..., object]:
+    """Its score of a map (H, W) beside an empirical one, and the columns and rows of fixations."""
     metrics = importlib.import_module("pysaliency.metrics")
     compare: Callable[..., object]
     if name == "auc_by_fixation":  # the same number without the curve
@@ -345,13 +357,7 @@ def _pysaliency(maps: _Maps, name: str) -> Score:
     else:
         function = getattr(metrics, {"cc": "CC", "sim": "SIM", "kld": "MIT_KLDiv"}[name])
         compare = lambda smap, empirical, _, __: function(smap, empirical)  # noqa: E731
-
-    def score_rows(rows: slice) -> int:
-        for index in range(rows.start, rows.stop):
-            compare(*maps.arrays[index % len(maps)])
-        return 0
-
-    return score_rows
+    return compare
 
 
 def _in_batches(maps: _Maps, score: Callable[[_Maps], object]) -> Score:

@@ -54,7 +54,7 @@ class ScoreColumn:
 
 
 # Map metrics that score a trial as a whole; the others are means over the trial's fixations.
-_WHOLE_TRIAL = ("cc", "sim", "kld", "emd", "auc_judd", "auc_borji", "sauc_mit")
+_WHOLE_TRIAL = ("cc", "sim", "kld", "auc_judd")
 
 # Scores of scanpaths that are no metric of two paths in a frame: by the clusters of an image's fixations, by its
 # objects, or by their lengths alone.

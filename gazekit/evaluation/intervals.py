@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from gazekit.evaluation.columns import score_column
 
@@ -66,11 +67,21 @@ def resampling_weights(n_images: int, draws: int, seed: int) -> NDArray[np.float
     return share
 
 
-def interval(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """The central percentile interval of the draws that are not NaN; NaN if all are."""
+def interval(draws: NDArray[np.float64], level: float, point: float | None = None) -> tuple[float, float]:
+    """The central percentile interval of the draws that are not NaN; NaN if all are.
+
+    Around a `point`, the bias-corrected one: Efron & Tibshirani (1993), An Introduction to the Bootstrap, section 14.3,
+    without acceleration. It always holds the point.
+    """
     known = draws[~np.isnan(draws)]
     if not len(known):
         return float("nan"), float("nan")
+    if point is not None and np.isfinite(known).all():
+        below = (np.mean(known < point) + np.mean(known <= point)) / 2.0
+        bias = norm.ppf(np.clip(below, 0.5 / len(known), 1.0 - 0.5 / len(known)))
+        tail = norm.ppf((1.0 - level) / 2.0)
+        low, high = np.quantile(known, norm.cdf([2.0 * bias + tail, 2.0 * bias - tail]))
+        return min(float(low), point), max(float(high), point)
     # Nothing lies between a finite and an infinite draw.
     method: Literal["linear", "nearest"] = "linear" if np.isfinite(known).all() else "nearest"
     low, high = np.quantile(known, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], method=method)
@@ -300,13 +311,17 @@ def normalized(
     level: float,
     enough: bool,
     higher_is_better: bool | None,
+    biased: bool = False,
 ) -> dict[str, float]:
     """Mean, interval and share of the ceiling of one model, from the means and draws of all.
+
+    Of a `biased` score, such as a distance of two means, which is larger in resamples than in the sample, the
+    interval is the bias-corrected one.
 
     There is no share where the human value is the best one (`higher_is_better` is None), and none where the ceiling
     does not beat chance by more than the interval of their difference: it would be a ratio of noise.
     """
-    low, high = interval(draws[name], level) if enough else (np.nan, np.nan)
+    low, high = interval(draws[name], level, points[name] if biased else None) if enough else (np.nan, np.nan)
     row = {
         "mean": points[name], "low": low, "high": high,
         "of_ceiling": np.nan, "of_ceiling_low": np.nan, "of_ceiling_high": np.nan, "chance": chance[0],

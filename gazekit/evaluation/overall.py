@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,22 @@ Floats = NDArray[np.float64]
 
 # Random halves of the people behind the value for people.
 N_HALVES = 100
-_AMPLITUDE_EDGES_DVA = np.append(np.arange(0.0, 30.5, 0.5), np.inf)
-_DIRECTION_EDGES_DEG = np.linspace(-180.0, 180.0, 37)
+# To 30 dva, and one bin for all beyond.
+_AMPLITUDE_BIN_DVA, _N_AMPLITUDES = 0.5, 61
+_N_DIRECTIONS = 36
+
+
+class Means(NamedTuple):
+    """(N, K) mean of the rows on each image, NaN where there is none, and (N,) how many there are."""
+
+    value: Floats
+    n_rows: Floats
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(N,) whether the image has a row."""
+        known: NDArray[np.bool_] = self.n_rows > 0
+        return known
 
 
 @dataclass(frozen=True)
@@ -43,18 +58,19 @@ class Rows:
     image: NDArray[np.int64]
     subject: NDArray[np.object_]
 
-    def image_means(self, n_images: int, rows: NDArray[np.bool_] | None = None) -> Floats:
-        """(N, K) mean of each image, NaN where it has no row."""
+    def image_means(self, n_images: int, rows: NDArray[np.bool_] | None = None) -> Means:
+        """Mean of each image, of these rows alone."""
         kept = ~np.isnan(self.vector).any(1)
         if rows is not None:
             kept &= rows
         total, count = np.zeros((n_images, self.vector.shape[1])), np.zeros(n_images)
         np.add.at(total, self.image[kept], self.vector[kept])
         np.add.at(count, self.image[kept], 1.0)
-        return np.divide(total, count[:, None], out=np.full_like(total, np.nan), where=count[:, None] > 0)
+        means = np.divide(total, count[:, None], out=np.full_like(total, np.nan), where=count[:, None] > 0)
+        return Means(means, count)
 
 
-Combine = Callable[[Floats, Floats, Floats], Floats]
+Combine = Callable[[Means, Means, Floats], Floats]
 
 
 def overall_score(
@@ -63,7 +79,7 @@ def overall_score(
     """The score, and one per draw.
 
     Args:
-        combine: (N, K) image means of a model, those of people, and (draws, N) weights of images -> (draws,).
+        combine: Image means of a model, those of people, and (draws, N) weights of images -> (draws,).
         model: None scores people, halves against halves.
         people: Everyone who is scored.
         n_images: N.
@@ -89,27 +105,28 @@ def overall_score(
     return float(np.mean(points)), draws
 
 
-def mean_vectors(means: Floats, weights: Floats, category: NDArray[np.int64]) -> Floats:
-    """(N, K) image means -> (draws, K): weighted mean over the images of a category, then over categories."""
-    known = ~np.isnan(means).any(1)
+def mean_vectors(means: Means, weights: Floats, category: NDArray[np.int64], micro: bool = False) -> Floats:
+    """(draws, K) weighted mean over the images of a category, or over their rows if `micro`, then over categories."""
+    weights = weights * means.n_rows if micro else weights
     parts = []
-    for k in np.unique(category[known]):
-        rows = known & (category == k)
+    for k in np.unique(category[means.known]):
+        rows = means.known & (category == k)
         total = weights[:, rows].sum(1, keepdims=True)
-        part = np.divide(weights[:, rows] @ means[rows], total, out=np.full((len(weights), means.shape[1]), np.nan),
-                         where=total > 0)  # fmt: skip
-        parts.append(part)
+        empty = np.full((len(weights), means.value.shape[1]), np.nan)
+        parts.append(np.divide(weights[:, rows] @ means.value[rows], total, out=empty, where=total > 0))
     if not parts:
-        return np.full((len(weights), means.shape[1]), np.nan)
+        return np.full((len(weights), means.value.shape[1]), np.nan)
     mean: Floats = np.mean(parts, axis=0)
     return mean
 
 
-def of_vectors(distance: Callable[[Floats, Floats], Floats], category: NDArray[np.int64]) -> Combine:
+def of_vectors(
+    distance: Callable[[Floats, Floats], Floats], category: NDArray[np.int64], micro: bool = False
+) -> Combine:
     """A score of two mean vectors."""
 
-    def combine(model: Floats, people: Floats, weights: Floats) -> Floats:
-        return distance(mean_vectors(model, weights, category), mean_vectors(people, weights, category))
+    def combine(model: Means, people: Means, weights: Floats) -> Floats:
+        return distance(*(mean_vectors(side, weights, category, micro) for side in (model, people)))
 
     return combine
 
@@ -117,9 +134,9 @@ def of_vectors(distance: Callable[[Floats, Floats], Floats], category: NDArray[n
 def of_images(method: str) -> Combine:
     """Correlation over images of two scores, ``spearman`` (average ranks) or ``pearson``."""
 
-    def combine(model: Floats, people: Floats, weights: Floats) -> Floats:
-        both = ~np.isnan(model[:, 0]) & ~np.isnan(people[:, 0])
-        x, y = model[both, 0], people[both, 0]
+    def combine(model: Means, people: Means, weights: Floats) -> Floats:
+        both = model.known & people.known
+        x, y = model.value[both, 0], people.value[both, 0]
         out = np.full(len(weights), np.nan)
         for row, weight in enumerate(weights[:, both]):
             n = np.rint(weight * weights.shape[1]).astype(int)
@@ -169,13 +186,16 @@ def saccade_rows(
 
     """
     table = saccades(fixations, path, px_per_dva)
-    edges = _AMPLITUDE_EDGES_DVA if kind == "amplitude" else _DIRECTION_EDGES_DEG
-    values = table["amplitude_dva" if kind == "amplitude" else "direction_deg"].to_numpy(float)
     row, _ = pd.factorize(pd.MultiIndex.from_frame(table[path]), sort=False)
     n_rows = int(row.max(initial=-1)) + 1
-    counts = np.zeros((n_rows, len(edges) - 1))
-    place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, counts.shape[1] - 1)
-    np.add.at(counts, (row, place), 1.0)
+    if kind == "amplitude":
+        place, n_bins = np.floor(table["amplitude_dva"].to_numpy(float) / _AMPLITUDE_BIN_DVA), _N_AMPLITUDES
+    else:
+        # Centered on the cardinal directions; direction_histogram says why.
+        place, n_bins = np.floor(table["direction_deg"].to_numpy(float) * _N_DIRECTIONS / 360.0 + 0.5), _N_DIRECTIONS
+        place %= n_bins
+    counts = np.zeros((n_rows, n_bins))
+    np.add.at(counts, (row, np.minimum(place, n_bins - 1).astype(int)), 1.0)
     first = table.drop_duplicates(path)
     subjects = first[subject].to_numpy(object) if subject is not None else np.full(n_rows, "", object)
     return Rows(counts, image_of.loc[first["stimulus"]].to_numpy(np.int64), subjects)

@@ -146,6 +146,7 @@ class _Group:
     """The trials in which a stimulus was seen with one target (or none), and what people did in them.
 
     `humans` are the scanpaths that are scored; `start_px` (B, 2) where each began, None where models choose;
+    `starts` (B,) whether that is known;
     `frame_wh_px` their frame. `box_px` (B, 4), NaN without a target, and `limit` (B,), the fixations that a search
     allows, the initial one included.
     """
@@ -155,6 +156,7 @@ class _Group:
     frame_wh_px: tuple[int, int]
     humans: PathSet
     start_px: Tensor | None
+    starts: NDArray[np.bool_]
     box_px: Tensor | None
     limit: Tensor | None
     target_object: Tensor | None
@@ -243,7 +245,7 @@ class PathScorer:
 
     def targets(self, stimulus: str) -> list[str]:
         """What was searched for on the stimulus; one empty name in other tasks."""
-        if self.protocol.search is None and self.protocol.by != "target":
+        if not self.protocol.by_target:
             return [""]
         return [str(name) for name in pd.unique(self._rows[stimulus]["target"])]
 
@@ -252,7 +254,8 @@ class PathScorer:
         key = stimulus, frame_wh_px
         if key not in self._groups:
             rows = self._rows[stimulus]
-            parts = [rows[rows["target"] == name] if name else rows for name in self.targets(stimulus)]
+            names = self.targets(stimulus)
+            parts = [rows[rows["target"] == name] if self.protocol.by_target else rows for name in names]
             # One stimulus at a time is scored by everybody in turn; the clusters of its fixations are kept.
             self._groups[key] = [self._group(stimulus, part, frame_wh_px) for part in parts]
         return self._groups[key]
@@ -266,8 +269,10 @@ class PathScorer:
         if self.protocol.first_fixation == "design":
             start = torch.from_numpy(rows[["start_x_px", "start_y_px"]].to_numpy(float) * scale)
         elif self.protocol.start_is_given:
-            # A trial without a fixation starts nowhere; it has no score either.
-            start = humans.px[:, 0]
+            start = humans.px[:, 0].masked_fill(~humans.valid[:, :1], torch.nan)
+        # A trial without a fixation, or without a start by design, starts nowhere: models have no score in it.
+        starts = torch.ones(len(trials), dtype=torch.bool) if start is None else start.isfinite().all(1)
+        start = None if start is None else start.nan_to_num(0.0)
         box = limit = target_object = boxes = None
         if self.protocol.search is not None:
             box = torch.from_numpy(rows[list(TARGET_BOX)].to_numpy(float) * np.tile(scale, 2))
@@ -281,7 +286,9 @@ class PathScorer:
                 centers = ((corners[:, :2] + corners[:, 2:]) / 2).nan_to_num(0.0)[:, None]
                 target_object = object_symbols(centers, known[:, None], boxes_px=boxes)[:, 0]
                 target_object = target_object.masked_fill(~known, -1)
-        group = _Group(stimulus, trials, frame_wh_px, humans, start, box, limit, target_object, boxes, None)
+        group = _Group(
+            stimulus, trials, frame_wh_px, humans, start, starts.numpy(), box, limit, target_object, boxes, None
+        )
         wants_clusters = self.protocol.paths is not None and any(
             score.metric == "ss" for score in self.protocol.paths.scores.values()
         )
@@ -307,8 +314,8 @@ class PathScorer:
 
         Returns:
             The protocol's columns of paths, search and objects; ``pairs_scored``, the share of pairs of scanpaths
-            that have a score in the column with the fewest; and ``found_by_N``, the share of a model's scanpaths
-            that reach the target within N fixations, where the search has one limit.
+            that have a score in the column with the fewest, NaN without a pair; and ``found_by_N``, the share of a
+            model's scanpaths that reach the target within N fixations, where the search has one limit.
 
         """
         values: dict[str, NDArray[np.float64]] = {}
@@ -318,6 +325,8 @@ class PathScorer:
             values |= self._looks(group, paths)
         if self.protocol.paths is not None:
             values |= self._similar(group, paths)
+        if paths is not None:
+            values = {name: np.where(group.starts, value, np.nan) for name, value in values.items()}
         return values
 
     def _each(self, group: _Group, paths: PathSet | None) -> tuple[PathSet, int]:
@@ -430,8 +439,9 @@ class PathScorer:
                 pairs = pairs.masked_fill(~both_found, torch.nan)
             matrix = np.where(compared, pairs.view(n_paths, n_humans).numpy(), np.nan)
             values[name] = reduce_pairs(matrix, score.reduce, paths is None, _higher(score))
-            if score.only == "all":
-                shares.append((~np.isnan(matrix)).sum(0) / np.maximum(1, compared.sum(0)))
+            if score.only == "all" and not (a.duration_s is None and _wants_durations(score)):
+                n_compared = compared.sum(0).astype(float)
+                shares.append((~np.isnan(matrix)).sum(0) / np.where(n_compared > 0, n_compared, np.nan))
         values["pairs_scored"] = np.min(shares, axis=0)
         return values
 
@@ -540,9 +550,14 @@ def reduce_pairs(matrix: Matrix, how: str, people: bool, higher_is_better: bool)
     return np.where(counted, score, np.nan)
 
 
+def _wants_durations(score: PathScore) -> bool:
+    info = PATH_METRICS.get(score.metric)
+    return info is not None and info.uses_durations_with(path_options(score.options))
+
+
 def _higher(score: PathScore) -> bool:
     if score.metric in PATH_METRICS:
-        return PATH_METRICS[score.metric].higher_is_better
+        return bool(PATH_METRICS[score.metric].higher_is_better)
     return bool(PAIR_SCORES[score.metric].higher_is_better)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,11 @@ _RESAMPLED = ("stimulus", "stimulus_and_subject")
 _SAMPLES = {"per_stimulus": int, "seed": int}
 # Choices about maps: given where there are map metrics, and only there.
 _OF_MAPS = ("baseline", "empirical", "empirical_sigma_dva", "shuffled_from")
+# What the evaluation hands to map metrics.
+_GIVEN = {
+    "saliency", "predicted", "empirical", "log_density", "baseline_log_density", "xy_px", "valid", "other_xy_px",
+    "other_valid",
+}  # fmt: skip
 _OPTIONAL = (
     "metrics", "metric_options", "scored_map", "source", "trials", "paths", "search", "objects", "overall",
     "reduction", "by", "pooled", "chance",
@@ -115,10 +121,19 @@ class Protocol:
             if (value := getattr(self, key)) not in allowed and not (key in _OF_MAPS and value is None):
                 raise InputError(f"{self._at(key)} is {value!r}, expected one of {list(allowed)}")
         for key in ("metrics", "controls", "overall", "pooled"):
-            if not isinstance(getattr(self, key), tuple):
-                raise InputError(f"{self._at(key)} is {getattr(self, key)!r}, expected a list of names")
+            names = getattr(self, key)
+            if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+                raise InputError(f"{self._at(key)} is {names!r}, expected a list of names")
+            if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+                raise InputError(f"{self._at(key)}: {twice[0]} is given twice")
+        if not isinstance(self.split, str):
+            raise InputError(f"{self._at('split')} is {self.split!r}, expected train, val, test, several by +, or all")
         for model in (*self.controls, *(name for name in (self.baseline, self.ceiling) if name)):
             MODELS[model]
+        if self.ceiling not in (None, "human"):
+            raise InputError(f"{self._at('ceiling')} is {self.ceiling!r}, expected human, or null for none")
+        if "human" in self.controls:
+            raise InputError(f"{self._at('controls')}: human is the ceiling, not a control")
         if self.chance is not None and self.chance not in self.controls:
             raise InputError(f"{self._at('chance')} is {self.chance!r}, expected one of the controls {self.controls}")
 
@@ -140,11 +155,21 @@ class Protocol:
                 raise InputError(
                     f"{self._at('metric_options')}.{name} is {options!r}, expected a mapping for one of {self.metrics}"
                 )
+            takes = set(inspect.signature(METRICS[name].function).parameters) - _GIVEN
+            # The map of highest expected SIM is found by sampling.
+            takes |= {"n_samples"} if name == "sim" and self.scored_map == "best_for_metric" else set()
+            if unknown := sorted(set(map(str, options)) - takes):
+                raise InputError(
+                    f"{self._at('metric_options')}.{name}: {name} takes no {unknown[0]!r}; it takes {sorted(takes)}"
+                )
 
     def _check_trials(self) -> None:
         columns = [*TRIAL_COLUMNS, *TRIAL_EXTRAS]
         if not isinstance(self.trials, dict):
             raise InputError(f"{self._at('trials')} is {self.trials!r}, expected a mapping of columns to values")
+        for column, value in self.trials.items():
+            if not isinstance(value, str | bool | int | float):
+                raise InputError(f"{self._at('trials')}.{column} is {value!r}, expected one value")
         for column in (*self.trials, *([self.by] if self.by is not None else [])):
             if column not in columns:
                 raise unknown_name(f"trial column (in protocol {self.name!r})", str(column), columns)
@@ -164,6 +189,11 @@ class Protocol:
         needs_target = [name for name, s in scores.items() if s.only == "both_found"]
         if self.search is None and (needs_target or (self.paths is not None and self.paths.cut_at_target)):
             raise InputError(f"{self._at('paths')}: {needs_target or 'cut_at_target'} needs the part 'search'")
+        if self.search is not None and self.first_fixation == "drop":
+            raise InputError(
+                f"{self._at('search')} counts the initial fixation, and first_fixation: drop leaves it out; keep it, "
+                f"or give models the start (recorded, design or center)"
+            )
         needed = {
             "probability_mismatch": self.search, "search_correlation": self.search, "object_delta": self.objects,
             "amplitude_js": self.paths, "direction_js": self.paths, "image_correlation": self.paths,
@@ -188,6 +218,11 @@ class Protocol:
     def start_is_given(self) -> bool:
         """Whether models are told where a scanpath starts, so that only what follows is theirs."""
         return self.first_fixation in ("recorded", "design", "center")
+
+    @property
+    def by_target(self) -> bool:
+        """Whether trials on one stimulus are apart by what was searched for."""
+        return self.search is not None or self.by == "target"
 
     @property
     def columns(self) -> tuple[str, ...]:

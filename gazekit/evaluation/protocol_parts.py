@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,11 +51,17 @@ class PathScore:
 
     def check(self, where: str) -> None:
         """Raise an InputError unless every value is one that the evaluation knows."""
+        if not re.fullmatch(r"\w+(\.\w+)?", self.name):
+            raise InputError(
+                f"{where}: expected the name of a metric, or METRIC.TAG with a tag of letters, digits and _"
+            )
         if self.metric not in PAIR_SCORES:
             _try_options(PATH_METRICS[self.metric], self.options, f"{where}.options")
         elif self.options:
             raise InputError(f"{where}.options is {dict(self.options)}, expected none for {self.metric}")
         _one_of(self.reduce, _REDUCTIONS, f"{where}.reduce")
+        if self.reduce != "mean" and self.metric in PATH_METRICS and PATH_METRICS[self.metric].higher_is_better is None:
+            raise InputError(f"{where}.reduce is {self.reduce!r}, but no value of {self.metric} is the best; give mean")
         _one_of(self.positions, ("fixations", "objects"), f"{where}.positions")
         _one_of(self.only, ("all", "both_found"), f"{where}.only")
         for key in ("first", "at_least"):
@@ -180,9 +187,11 @@ def _keys(content: Any, kind: type, where: str, without: tuple[str, ...] = ()) -
 def _names(given: Any, known: Mapping[str, Any], where: str) -> tuple[str, ...]:
     if not isinstance(given, list | tuple) or not given:
         raise InputError(f"{where} is {given!r}, expected a list of names")
-    for name in given:
+    for i, name in enumerate(given):
         if name not in known:
             raise unknown_name(f"score (in {where})", str(name), list(known))
+        if name in given[:i]:
+            raise InputError(f"{where}: {name} is given twice")
     return tuple(given)
 
 

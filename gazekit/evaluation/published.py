@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from gazekit.errors import InputError
-from gazekit.evaluation.columns import is_score
 from gazekit.evaluation.protocol import Protocol
 from gazekit.registry import unknown_name
 from gazekit.resources import read_yaml, resource_names, resource_path
@@ -66,10 +65,22 @@ def published_table(name_or_path: str | Path) -> list[PublishedRow]:
     path = resource_path(_FOLDER, name_or_path)
     content = read_yaml(path)
     _check_keys(content, _TABLE_KEYS, _TABLE_KEYS, path.name)
-    protocol = Protocol.read(content["protocol"]).name
+    if not isinstance(content["protocol"], str):
+        raise InputError(f"{path.name}: protocol is {content['protocol']!r}, expected the name of one")
+    protocol = Protocol.read(content["protocol"])
     if not isinstance(content["rows"], list) or not content["rows"]:
         raise InputError(f"{path.name}: rows is {content['rows']!r}, expected a list of published numbers")
-    return [_row(row, protocol, f"{path.name}, row {i + 1}") for i, row in enumerate(content["rows"])]
+    rows: list[PublishedRow] = []
+    for i, given in enumerate(content["rows"]):
+        row = _row(given, protocol, where := f"{path.name}, row {i + 1}")
+        if any(_about(row) == _about(other) for other in rows):
+            raise InputError(f"{where}: {row.metric} of {row.model} on {row.dataset}, {row.split} is given twice")
+        rows.append(row)
+    return rows
+
+
+def _about(row: PublishedRow) -> tuple[str | None, ...]:
+    return row.model, row.metric, row.dataset, row.split, row.source
 
 
 def published_rows(dataset: str, protocol: str) -> list[PublishedRow]:
@@ -83,27 +94,32 @@ def published_rows(dataset: str, protocol: str) -> list[PublishedRow]:
     return [row for table in tables for row in table if row.protocol == protocol and row.dataset in (dataset, None)]
 
 
-def _row(content: Any, protocol: str, where: str) -> PublishedRow:
+def _row(content: Any, protocol: Protocol, where: str) -> PublishedRow:
     fields = {f.name: f for f in dataclasses.fields(PublishedRow)}
     if not isinstance(content, dict):
         raise InputError(f"{where} is {content!r}, expected a mapping")
-    if content.get("protocol", protocol) != protocol:
+    if content.get("protocol", protocol.name) != protocol.name:
         raise InputError(
-            f"{where} is of protocol {content['protocol']!r} in a table of {protocol!r}; numbers made by different "
-            f"rules go into different files"
+            f"{where} is of protocol {content['protocol']!r} in a table of {protocol.name!r}; numbers made by "
+            f"different rules go into different files"
         )
     needed = [name for name, f in fields.items() if f.default is dataclasses.MISSING and name != "protocol"]
     _check_keys(content, tuple(fields), tuple(needed), where)
-    row = PublishedRow(**{**content, "protocol": protocol})
+    row = PublishedRow(**{**content, "protocol": protocol.name})
     for key, allowed in (("status", tuple(STATUSES)), ("role", ("model", "control", "ceiling"))):
         if getattr(row, key) not in allowed:
             raise InputError(f"{where}: {key} is {getattr(row, key)!r}, expected one of {list(allowed)}")
-    if not is_score(row.metric):
-        raise InputError(f"{where}: metric is {row.metric!r}, expected a column of scores")
+    for key in ("model", "split", "source", "metric"):
+        if not isinstance(getattr(row, key), str) or not getattr(row, key):
+            raise InputError(f"{where}: {key} is {getattr(row, key)!r}, expected a text")
+    measured = [*protocol.columns, *protocol.overall]
+    if row.metric not in measured and row.metric not in {name.partition(".")[0] for name in measured}:
+        raise unknown_name(f"score of protocol {protocol.name!r} (in {where})", row.metric, measured)
+    datasets = resource_names("datasets")
+    if row.dataset is not None and row.dataset not in datasets:
+        raise unknown_name(f"dataset (in {where})", str(row.dataset), datasets)
     if isinstance(row.value, bool) or not isinstance(row.value, int | float) or not math.isfinite(row.value):
         raise InputError(f"{where}: value is {row.value!r}, expected a number")
-    if not row.source:
-        raise InputError(f"{where}: no source; say where the number was read")
     return row
 
 

@@ -86,7 +86,10 @@ def score_rows(summary: pd.DataFrame, roles: dict[str, str], metrics: list[str])
 
 def number(value: float) -> str:
     """Three decimals; a dash where the score is undefined."""
-    return f"{value:.3f}" if np.isfinite(value) else ("-inf" if value == -np.inf else "–")
+    if not np.isfinite(value):
+        return "-inf" if value == -np.inf else "–"
+    # Rounded first: minus zero is no number to show.
+    return f"{round(float(value), 3) + 0.0:.3f}"
 
 
 def _plain(value: Any) -> Any:
@@ -132,7 +135,7 @@ def _curves(evaluation: Evaluation, roles: dict[str, str], note: str) -> list[Fi
     for name in roles:
         part = evaluation.scores[evaluation.scores["model"] == name]
         means = column_rows(part, columns, images.rows_of(part, evaluation.protocol.by)).image_means(len(images.index))
-        curves[name] = mean_vectors(means, once, images.category)[0]
+        curves[name] = mean_vectors(means, once, images.category, evaluation.protocol.reduction == "micro")[0]
     return [figures.curve_panel(curves, figures.model_colors(roles), note)]
 
 
@@ -164,7 +167,10 @@ def _cases(evaluation: Evaluation, roles: dict[str, str]) -> list[dict[str, Any]
         if contestant.role != "model":
             continue
         gap = table.loc[contestant.name] - (table.loc[ceiling] if ceiling else 0.0)
-        order = pd.Series(gap).dropna().sort_values(ascending=bool(score_column(metric).higher_is_better))
+        better = score_column(metric).higher_is_better
+        # Where people's own value is the best one, so is the smallest distance from it.
+        gap = -pd.Series(gap).abs() if better is None else pd.Series(gap)
+        order = gap.dropna().sort_values(ascending=better is not False)
         worst, best = list(order.index[:_N_CASES]), list(order.index[::-1][:_N_CASES])
         for title, names in (("best", best), ("worst", worst)):
             for name in names:

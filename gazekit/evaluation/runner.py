@@ -28,6 +28,7 @@ from gazekit.errors import InputError
 from gazekit.evaluation.path_scores import PathScorer, PathSet, RecordedPaths, trial_limits
 from gazekit.evaluation.protocol import Protocol
 from gazekit.evaluation.protocol_parts import path_options
+from gazekit.evaluation.scanpath_files import is_scanpath_file, read_scanpaths
 from gazekit.files import sha256_of, written_aside
 from gazekit.metrics import METRICS, saliency_map_for
 from gazekit.metrics.optimal_maps import MapMetric
@@ -71,6 +72,11 @@ class Contestant:
     @property
     def uses_image(self) -> bool:
         return self.model is not None and self.model.uses_image
+
+    @property
+    def is_people(self) -> bool:
+        """Whether these are the people who are scored, each against the others."""
+        return isinstance(self.model, Human) and not isinstance(self.model, ShuffledHuman)
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,11 @@ def evaluate(
     # What costs nothing to check comes before what takes minutes.
     check_split_name(split or protocol.split)
     check_models(models)
-    data = load(protocol.dataset, root=data_root)
-    scored = _scored_trials(data, split or protocol.split, protocol)
+    whole = load(protocol.dataset, root=data_root)
+    data = _wanted_trials(whole, protocol)
+    if "amplitude_js" in protocol.overall:
+        _ = data.screen  # says what to do where the geometry is not known
+    scored = _scored_part(data, split or protocol.split)
     table = apply_fixation_rules(data, protocol)
     contestants = gather(protocol, models, table, data, device)
     scorer = None
@@ -135,7 +144,7 @@ def evaluate(
         replace(scored, fixations=_of(table, scored)),
         _grid(protocol),
         decode=any(c.uses_image for c in contestants),
-        with_search=protocol.search is not None or protocol.by == "target",
+        with_search=protocol.by_target,
     )
     judge = _Judge(
         protocol, items, scorer, ShuffledFixations(table, data),
@@ -144,13 +153,17 @@ def evaluate(
     )  # fmt: skip
     parts_folder = out / "parts"
     common = {
-        "protocol": protocol.as_dict(), "data": data.fingerprint(), "code": source_digest(), "device": device,
+        "protocol": protocol.as_dict(), "data": whole.fingerprint(), "code": source_digest(), "device": device,
+        "length": None if scorer is None else scorer.length,
     }  # fmt: skip
+    trials_of = {name: part.tolist() for name, part in scored.trials.groupby("stimulus")["trial"]}
     scores, samples, live = [], [], set()
     for contestant in contestants:
         for start in range(0, len(items), _PIECE):
             rows = range(start, min(start + _PIECE, len(items)))
-            key = _key({**common, "model": contestant.identity, "stimuli": [items.names[i] for i in rows]})
+            names = [items.names[i] for i in rows]
+            trials = [trials_of.get(name) for name in names]
+            key = _key({**common, "model": contestant.identity, "stimuli": names, "trials": trials})
             score_path, sample_path = (parts_folder / f"{key}.{kind}.parquet" for kind in ("scores", "samples"))
             live |= {score_path, sample_path}
             if not (score_path.exists() and sample_path.exists()):
@@ -161,7 +174,7 @@ def evaluate(
             samples.append(pd.read_parquet(sample_path).assign(model=contestant.name))
             if progress is not None:
                 progress(contestant.name, rows.stop, len(items))
-    record = _record(protocol, data, scored, split, contestants)
+    record = _record(protocol, whole, scored, split, contestants)
     result = Evaluation(
         _finish(pd.concat(scores, ignore_index=True), contestants, scored, protocol, split, record["commit"]),
         pd.concat(samples, ignore_index=True),
@@ -197,84 +210,45 @@ def needs_no_training(name: str) -> bool:
     return name == "uniform" or bool(model_class.fits_fixations)
 
 
-def is_scanpath_file(given: str) -> bool:
-    """Whether a model is given as scanpaths that it made, rather than as a checkpoint or a name."""
-    return Path(given).suffix in (".parquet", ".csv")
-
-
-def read_scanpaths(path: Path) -> pd.DataFrame:
-    """Scanpaths that a model made: one row per fixation, as ``gazekit predict`` and ``gazekit evaluate`` write them.
-
-    Columns: ``stimulus``, ``fixation`` (0, 1, 2, ...; 0 is the initial one), ``x_px``, ``y_px`` in px of the
-    stimulus; which scanpath a row belongs to, by ``trial``, ``sample`` or ``subject``; and, if known, ``duration_s``
-    and ``target``. Of a table with a column ``model``, all rows must be of one.
+def _wanted_trials(data: GazeDataset, protocol: Protocol) -> GazeDataset:
+    """The trials, of all splits, that the protocol asks for; whoever learns from people learns from these.
 
     Raises:
-        InputError: The file cannot be read, or is not such a table.
+        InputError: A column is not there, or nothing is left.
 
     """
-    if not path.is_file():
-        raise InputError(f"no file {path}; expected a table of scanpaths (.parquet or .csv)")
-    try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError) as error:  # pyarrow's and pandas' own errors derive from these two
-        raise InputError(f"{path} is not a table of scanpaths: {' '.join(str(error).split())}") from error
-    needed = ("stimulus", "fixation", "x_px", "y_px")
-    if missing := [name for name in needed if name not in table]:
-        raise InputError(f"{path}: missing column {missing}, found {list(table.columns)}")
-    ways = [name for name in ("trial", "sample", "subject") if name in table]
-    if not ways:
-        raise InputError(f"{path}: expected a column trial, sample or subject that tells scanpaths apart")
-    if "model" in table and table["model"].nunique() > 1:
-        raise InputError(f"{path}: scanpaths of {table['model'].nunique()} models; give a file with one of them")
-    table = table.assign(stimulus=table["stimulus"].astype(str), target=table.get("target", "")).reset_index(drop=True)
-    numbers = table[["fixation", "x_px", "y_px"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if not np.isfinite(numbers).all():
-        row = int((~np.isfinite(numbers)).any(1).argmax())
-        found = table.loc[row, list(needed)].tolist()
-        raise InputError(f"{path}: row {row} has no finite fixation, x_px, y_px: {found}")
-    table["duration_s"] = table["duration_s"].astype(float) if "duration_s" in table else np.nan
-    table["target"] = table["target"].fillna("").astype(str)
-    table["trial"] = table.groupby(["stimulus", "target", ways[0]], sort=False).ngroup()
-    table = table.sort_values(["trial", "fixation"], kind="stable", ignore_index=True)
-    if (twice := table.duplicated(["trial", "fixation"])).any():
-        at = table[twice].iloc[0]
-        raise InputError(
-            f"{path}: fixation {at['fixation']} of {ways[0]} {at[ways[0]]} on stimulus {at['stimulus']} is given twice"
-        )
-    return table
+    keep = pd.Series(True, index=data.trials.index)
+    for column, wanted in protocol.trials.items():
+        if column not in data.trials:
+            raise InputError(
+                f"protocol {protocol.name!r} wants trials with {column}: {wanted}, and {data.name} has no such column"
+            )
+        keep &= (data.trials[column] == wanted).fillna(False).astype(bool)
+    if protocol.by is not None and protocol.by not in data.trials:
+        raise InputError(f"protocol {protocol.name!r} averages by {protocol.by}, and {data.name} has no such column")
+    if not keep.any():
+        wanted = protocol.trials or "a scanpath"
+        raise InputError(f"{data.name}: none of {len(keep)} trials has {wanted}")
+    if keep.all():
+        return data
+    part = data.subset(trials=data.trials.loc[keep, "trial"].tolist())
+    seen = part.stimuli["stimulus"].isin(part.trials["stimulus"])
+    return part if seen.all() else part.subset(stimuli=part.stimuli.loc[seen, "stimulus"].tolist())
 
 
-def _scored_trials(data: GazeDataset, split: str, protocol: Protocol) -> GazeDataset:
-    """The trials of the split that the protocol asks for.
+def _scored_part(data: GazeDataset, split: str) -> GazeDataset:
+    """Those of the split.
 
     Raises:
-        InputError: The dataset's split divides the trials of one image, a column is not there, or nothing is left.
+        InputError: The dataset's split divides the trials on one image.
 
     """
-    if split != "all" and "split" not in data.stimuli and data.card.split_rule.by == "trial":
+    if split != "all" and data.card.split_rule.by == "trial":
         raise InputError(
             f"{data.name} is split by trial, so that a model may have been trained on the very images that it is "
             f"scored on; give a split by stimulus or by subject, or --split all"
         )
-    scored = data.split(split)
-    keep = pd.Series(True, index=scored.trials.index)
-    for column, wanted in protocol.trials.items():
-        if column not in scored.trials:
-            raise InputError(
-                f"protocol {protocol.name!r} wants trials with {column}: {wanted}, and {data.name} has no such column"
-            )
-        keep &= (scored.trials[column] == wanted).fillna(False).astype(bool)
-    if protocol.by is not None and protocol.by not in scored.trials:
-        raise InputError(f"protocol {protocol.name!r} averages by {protocol.by}, and {data.name} has no such column")
-    if not keep.any():
-        wanted = protocol.trials or "a scanpath"
-        raise InputError(f"{data.name}, split {split}: none of {len(keep)} trials has {wanted}")
-    if keep.all():
-        return scored
-    part = scored.subset(trials=scored.trials.loc[keep, "trial"].tolist())
-    seen = part.stimuli["stimulus"].isin(part.trials["stimulus"])
-    return part if seen.all() else part.subset(stimuli=part.stimuli.loc[seen, "stimulus"].tolist())
+    return data.split(split)
 
 
 def apply_fixation_rules(data: GazeDataset, protocol: Protocol) -> pd.DataFrame:
@@ -309,10 +283,16 @@ def apply_fixation_rules(data: GazeDataset, protocol: Protocol) -> pd.DataFrame:
         table.loc[first, ["x_px", "y_px"]] = sizes[first.to_numpy()] / 2.0
     if off.any():
         # Off-image positions stay usable as history: at the edge of the image.
-        # The last number below the edge in single precision, which batches use.
-        last = np.nextafter(sizes.astype(np.float32), np.float32(0.0)).astype(float)
-        table[["x_px", "y_px"]] = np.clip(table[["x_px", "y_px"]].to_numpy(), 0.0, last)
+        table[["x_px", "y_px"]] = _clipped(table, data.stimuli)
     return table
+
+
+def _clipped(table: pd.DataFrame, stimuli: pd.DataFrame) -> np.ndarray:
+    """(n, 2) positions, those off their stimulus at its edge."""
+    sizes = stimuli.set_index("stimulus").loc[table["stimulus"], ["width_px", "height_px"]].to_numpy(float)
+    # The last number below the edge in single precision, which batches use.
+    last = np.nextafter(sizes.astype(np.float32), np.float32(0.0)).astype(float)
+    return np.asarray(np.clip(table[["x_px", "y_px"]].to_numpy(float), 0.0, last))
 
 
 def gather(
@@ -346,7 +326,20 @@ def _from_file(path: Path, name: str, protocol: Protocol, data: GazeDataset) -> 
             f"{path}: none of its {table['stimulus'].nunique()} stimuli is in {data.name}; expected names such as "
             f"{data.stimuli['stimulus'].iloc[0]!r}"
         )
-    table = table[known]
+    table = table[known].reset_index(drop=True)
+    off = outside(table, data.stimuli)
+    if off.any() and protocol.out_of_image == "raise":
+        at = table[off].iloc[0]
+        raise InputError(
+            f"{path}: {int(off.sum())} fixations outside their image (first: stimulus {at['stimulus']}, (x, y) = "
+            f"({at['x_px']:.1f}, {at['y_px']:.1f}) px); protocol {protocol.name!r} allows none"
+        )
+    if protocol.out_of_image == "drop":
+        table = table[~off]
+    elif off.any():
+        table[["x_px", "y_px"]] = _clipped(table, data.stimuli)
+    if not protocol.by_target:
+        table = table.assign(target="")
     if protocol.first_fixation != "keep":
         # By the rule for people: the initial fixation is not the model's, or not compared.
         table = table[table["fixation"] > 0]
@@ -418,7 +411,7 @@ def _grid(protocol: Protocol) -> tuple[int, int] | None:
 
 
 def _of(table: pd.DataFrame, scored: GazeDataset) -> pd.DataFrame:
-    return table[table["stimulus"].isin(scored.stimuli["stimulus"])].reset_index(drop=True)
+    return table[table["trial"].isin(scored.trials["trial"])].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -465,11 +458,12 @@ class _Judge:
         stimulus, frame = batch.stimulus[0], batch.size_wh_px
         parts = []
         for target, group in zip(scorer.targets(stimulus), scorer.groups(stimulus, frame), strict=True):
-            if contestant.role == "ceiling" and isinstance(contestant.model, Human):
+            if contestant.is_people:
                 made = None
             elif isinstance(contestant.model, ShuffledHuman):
                 # All scanpaths of people on another image; no draw is needed.
-                made = self.recorded.on(shuffled_partner(self.names, stimulus), frame)
+                partner = shuffled_partner(self.names, stimulus)
+                made = self.recorded.on(partner, frame, None if partner != stimulus else np.empty(0, np.int64))
                 made = made.after_first() if self.protocol.start_is_given else made
             else:
                 found = paths[target]
@@ -502,7 +496,7 @@ class _Judge:
         parts = [batch.stimulus[0]] + ([target] if target else [])
         generator = torch.Generator().manual_seed(seed_of(rules["seed"], *parts))
         one = first_trial_of_each_stimulus(batch)
-        if target and batch.search is not None:
+        if self.protocol.by_target and batch.search is not None:
             row = batch.search.target.index(target)
             one = first_trial_of_each_stimulus(batch.trials(row, row + 1))
         if model.per_subject:
@@ -574,7 +568,7 @@ def _score_stimulus(
         options = path_options(protocol.metric_options.get(info.name, {}))
         if info.needs in ("map", "empirical"):
             density_of = _best_map(info.name, log_density, density, base, batch, scored, protocol, options)
-        if info.name in ("sauc", "sauc_mit"):
+        if info.name == "sauc":
             other = shuffled.others(batch.stimulus[0], batch.size_wh_px).to(batch.device)
             inside = torch.ones(len(other), dtype=torch.bool, device=batch.device)
             values[info.name] = info.function(density_of, xy, scored, other, inside, **options)
@@ -696,8 +690,9 @@ def _record(
         "data": {
             "name": data.name, "label": data.card.label, "simulated": data.card.simulated,
             "fingerprint": data.fingerprint(), "stimuli_here": len(data.stimuli),
-            "stimuli_in_card": data.card.expect["stimuli"], "stimuli_scored": len(scored.stimuli),
-            "trials_scored": len(scored.trials), "citation": " ".join(data.card.content["citation"].split()),
+            "stimuli_in_card": data.card.expect.get("stimuli", len(data.stimuli)),
+            "stimuli_scored": len(scored.stimuli), "trials_scored": len(scored.trials),
+            "citation": " ".join(data.card.content["citation"].split()),
         },
         "models": {c.name: {"role": c.role, **c.provenance} for c in contestants},
         "commit": git_commit(),

@@ -60,7 +60,7 @@ def _overall(evaluation: Evaluation, protocol: Protocol) -> pd.DataFrame:
         fixed = score_column(score).chance
         of = protocol.chance
         chance = (fixed, fixed) if fixed is not None else (points.get(of or "", np.nan), draws.get(of or "", np.nan))
-        known = np.asarray(~np.isnan(people.image_means(len(images.index))).any(1))
+        known = people.image_means(len(images.index)).known
         enough = images.enough(known)
         for name in sorted(names):
             of_model = sides.get(name)
@@ -69,7 +69,7 @@ def _overall(evaluation: Evaluation, protocol: Protocol) -> pd.DataFrame:
                 {
                     "model": name, "metric": score,
                     **normalized(name, points, draws, protocol.ceiling, chance, rule["level"], enough,
-                                 score_column(score).higher_is_better),
+                                 score_column(score).higher_is_better, biased=True),
                     "n_images": int(known.sum()),
                     "n_valid": int((~np.isnan(rows.vector).any(1)).sum()) if name in sides else 0,
                     "n_total": len(rows.vector),
@@ -82,9 +82,10 @@ def _sides(score: str, evaluation: Evaluation, images: Images) -> tuple[Combine,
     """How two sides are compared, and the rows of each model; those of people under "", None for people as a model."""
     protocol, scores = evaluation.protocol, evaluation.scores
     kind, _, of = score.partition(".")
+    micro = protocol.reduction == "micro"
     combine = {
-        "probability_mismatch": overall.of_vectors(overall.mismatch, images.category),
-        "object_delta": overall.of_vectors(overall.relative_difference, images.category),
+        "probability_mismatch": overall.of_vectors(overall.mismatch, images.category, micro),
+        "object_delta": overall.of_vectors(overall.relative_difference, images.category, micro),
         "amplitude_js": overall.of_vectors(overall.divergence, images.category),
         "direction_js": overall.of_vectors(overall.divergence, images.category),
         "search_correlation": overall.of_images("spearman"),
@@ -99,7 +100,7 @@ def _sides(score: str, evaluation: Evaluation, images: Images) -> tuple[Combine,
         "image_correlation": [of],
     }[kind]
     rows = images.rows_of(scores, protocol.by)
-    ceiling = (scores["role"] == "ceiling").to_numpy()
+    ceiling = scores["model"].isin([c.name for c in evaluation.contestants if c.is_people]).to_numpy()
     if not ceiling.any():
         return combine, {"": Rows(np.zeros((0, len(columns))), np.zeros(0, np.int64), np.zeros(0, object))}
     people = overall.column_rows(scores[ceiling], columns, rows[ceiling])
@@ -115,11 +116,14 @@ def _saccade_sides(kind: str, evaluation: Evaluation, images: Images) -> dict[st
     px_per_dva = data.screen.px_per_dva if kind == "amplitude" else 1.0
     image_of = pd.Series(np.arange(len(images.index)), index=images.index.get_level_values(1))
     fixations = data.fixations[data.fixations["in_path"]]
+    if evaluation.protocol.start_is_given:
+        # A saccade that leaves the given start is not one that a model's scanpaths begin with.
+        fixations = fixations[fixations["fixation"] > 0]
     sides: dict[str, Rows | None] = {
         "": overall.saccade_rows(fixations, ["stimulus", "trial", "subject"], px_per_dva, image_of, kind, "subject")
     }
     for contestant in evaluation.contestants:
-        if contestant.role == "ceiling":
+        if contestant.is_people:
             sides[contestant.name] = None
             continue
         drawn = samples[samples["model"] == contestant.name]
@@ -142,6 +146,9 @@ def notes(evaluation: Evaluation, summary: pd.DataFrame) -> list[str]:
         lines.append(f"{name} was trained on {rows['stimulus'].nunique()} of the scored images")
     if "pairs_scored" in scores:
         for name, rows in scores.groupby("model", sort=False):
+            paired = rows.groupby("stimulus")["pairs_scored"].max().notna()
+            if not paired.all():
+                lines.append(f"{name} has no scanpath to compare on {(~paired).sum()} of {len(paired)} images")
             share = float(rows["pairs_scored"].mean())
             if share < 0.99:
                 lines.append(

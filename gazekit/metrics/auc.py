@@ -142,6 +142,14 @@ def mean_rank(seen: Fixated) -> Tensor:
     return seen.trial_mean((below + 0.5 * equal.double()) / seen.maps.shape[1])
 
 
+def one_threshold(seen: Fixated) -> Tensor:
+    """(B,) mean area under (0, 0), (fp, 1), (1, 1), fp the share of the other pixels that reach the fixated value."""
+    below, _ = _pixel_counts(seen)
+    n_pixels = seen.maps.shape[1]
+    false_rate = (n_pixels - below - 1).double() / (n_pixels - 1)
+    return seen.trial_mean(1.0 - false_rate / 2.0)
+
+
 def _pixel_counts(seen: Fixated) -> tuple[Tensor, Tensor]:
     """(G, K) numbers of pixels below and equal to each fixated one; 0 where not valid."""
     values = seen.values()

@@ -71,9 +71,12 @@ def information_gain(log_density: Tensor, baseline_log_density: Tensor, xy_px: T
     return mean_gain(seen, baseline, valid)
 
 
-def mean_gain(seen: Fixated, baseline: Fixated, valid: Tensor) -> Tensor:
-    """(B,) mean gain in bits over the valid fixations."""
+def mean_gain(seen: Fixated, baseline: Fixated, valid: Tensor, eps: float = 0.0) -> Tensor:
+    """(B,) mean gain in bits over the valid fixations, `eps` added to both densities."""
     reference = log_density_at(baseline)
+    if eps:
+        gained = (log_density_at(seen).exp() + eps).log() - (reference.exp() + eps).log()
+        return mean_over_valid(gained, valid) / math.log(2)
     if not (impossible := ~reference.detach().isfinite() & valid).any():
         return mean_over_valid(log_density_at(seen) - reference, valid) / math.log(2)
     trial, step = impossible.nonzero()[0].tolist()

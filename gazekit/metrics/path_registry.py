@@ -36,7 +36,7 @@ class PathMetricInfo:
         name: Key in :data:`PATH_METRICS`.
         label: As papers write it.
         function: (a_px, a_valid, b_px, b_valid, ...) -> (P,) scores.
-        higher_is_better: Direction.
+        higher_is_better: Direction; None for a signed score that is best at neither end.
         unit: Of the score; "" for a pure number.
         identity: Score of a path against itself; NaN where it depends on the path.
         symmetric: True where both orders of the two paths give the same score.
@@ -51,7 +51,7 @@ class PathMetricInfo:
     name: str
     label: str
     function: Callable[..., Tensor]
-    higher_is_better: bool
+    higher_is_better: bool | None
     unit: str
     identity: float
     symmetric: bool
@@ -110,7 +110,8 @@ def _recurrence(field: str) -> PathMetricInfo:
 
     label, place = f"CRQA {field}", Recurrence._fields.index(field)
     name, symmetric, nothing = f"crqa_{field}", field != "corm", float("nan")
-    return PathMetricInfo(name, label, score, True, "%", nothing, symmetric, 2, False, False, _all_recurrence, place)
+    better = None if field == "corm" else True
+    return PathMetricInfo(name, label, score, better, "%", nothing, symmetric, 2, False, False, _all_recurrence, place)
 
 
 def _tde(*paths: Tensor, k: int = 2, **parameters: Any) -> Tensor:

@@ -62,7 +62,7 @@ def test_every_line_with_numbers_that_fit(tmp_path, without_peers):
     found = bench_path_metrics(write_release(tmp_path / "data", n_subjects=4), None, lines.append)
     assert lines[0].startswith("36 pairs of 24 paths on 6 images, ")  # 4 subjects: 6 pairs per image
     assert [line.split()[0] for line in lines[1:15]] == PATHS
-    assert lines[15] == "6 maps of 800x600 px, one at a time"
+    assert lines[15] == "6 maps of 800x600 px: ours in one call, pysaliency as it takes them, one by one"
     assert [line.split()[0] for line in lines[16:28]] == MAPS
     assert len(lines) == 29
     assert lines[-1].startswith("device cpu (")
@@ -132,18 +132,14 @@ def test_peers_compute_the_same_number(tmp_path, monkeypatch):
 def test_pysaliency_computes_the_same_number(tmp_path, monkeypatch):
     pytest.importorskip("pysaliency.metrics")
     monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)  # NumPy 2.4 dropped it
-    maps = list(bench_paths._maps(pairs_of(tmp_path, n_images=2).batch))
+    maps = bench_paths._maps(pairs_of(tmp_path, n_images=2).batch)
     assert len(maps) == 2
-    theirs = []
-    monkeypatch.setattr(
-        bench_paths, "_over_maps", lambda maps, score: lambda rows: theirs.append([score(one) for one in maps])
-    )
     for name, metric in bench_paths._MAP_METRICS.items():
-        theirs.clear()
+        compare = bench_paths._pysaliency_score(name)
         with np.errstate(divide="ignore"):
-            bench_paths._pysaliency(maps, name)(slice(0, 2))
-        values = [value[0] if isinstance(value, tuple) else value for value in theirs[0]]
-        np.testing.assert_allclose([float(metric(one)) for one in maps], values, rtol=1e-9, err_msg=name)
+            theirs = [compare(*arrays) for arrays in maps.arrays]
+        values = [value[0] if isinstance(value, tuple) else value for value in theirs]
+        np.testing.assert_allclose(metric(maps), values, rtol=1e-9, err_msg=name)
 
 
 def test_what_does_not_run_here_is_left_out(tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ def test_wrong_values(content, tmp_path, key, value, match):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"resample": "trial"}, r"intervals\.resample is 'trial', expected one of \['stimulus', 'stimulus_and_subject'\]"),
+        ({"resample": "trial"}, r"intervals\.resample is 'trial', expected one of \['stimulus', 'stimulus_and_sub"),
         ({"draws": 0}, r"draws >= 1 and 0 < level < 1"),
         ({"level": 95.0}, r"draws >= 1 and 0 < level < 1"),
         ({"level": "95"}, r"intervals\.level is '95', expected float"),

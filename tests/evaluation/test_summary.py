@@ -207,7 +207,6 @@ def test_probability_mismatch_is_that_of_a_loop(tmp_path, by):
     assert value(summary, "m", "probability_mismatch") == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.xfail(strict=True, reason="curves are means over images, whatever the reduction of the protocol")
 def test_curves_are_shares_of_trials_where_trials_weigh_the_same(tmp_path):
     """By definition a curve is a share of trials, and the area under it one of the columns."""
     data = uneven(seed=9)
@@ -329,15 +328,14 @@ def test_divergence_of_saccades_is_that_of_pooled_ones(tmp_path):
     model = saccades_by_hand([path for some in made.values() for path in some])
     assert len(human[0]) == 5 * 24
     amplitude = js_of(model[0], human[0], 0.5, 0.0)
-    direction = js_of(model[1], human[1], 10.0, -180.0)
+    # Bins are centered on the cardinal directions, so that the last one is also the first.
+    around = [[(angle + 5.0) % 360.0 for angle in side[1]] for side in (model, human)]
+    direction = js_of(*around, 10.0, 0.0)
     assert value(summary, "m", "amplitude_js") == pytest.approx(amplitude, abs=1e-6)
     assert value(summary, "m", "direction_js") == pytest.approx(direction, abs=1e-6)
     assert 0.05 < amplitude < 1.0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="bins with edges at the cardinal directions here, centered on them in the metric"
-)
 def test_directions_are_binned_as_the_metric_does(tmp_path):
     data = make_world(seed=29, lengths=(6, 7))
     made = made_up(data)
@@ -356,9 +354,7 @@ def test_directions_are_binned_as_the_metric_does(tmp_path):
     [
         "keep",
         "drop",
-        pytest.param(
-            "center", marks=pytest.mark.xfail(strict=True, reason="people's first saccade counts, models' does not")
-        ),
+        "center",
     ],
 )
 def test_a_model_that_looks_as_people_do_makes_their_saccades(tmp_path, first_fixation):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gazekit.errors import InputError
 from gazekit.metrics import (
     auc,
     auc_judd,
@@ -32,6 +33,33 @@ U = torch.full((1, 2, 2), 0.25, dtype=torch.float64)
 
 # The references are printed with seven decimals.
 PRINTED = {"rel": 0.0, "abs": 6e-8}
+
+
+def test_conditional_scores_as_published_for_hat():
+    """One fixation on the pixel of value 9 of the ramp as a density; the prior is uniform."""
+    log_density = (RAMP / RAMP.sum()).log()[:, None]
+    uniform = torch.full((1, 3, 4), 1 / 12, dtype=torch.float64).log()
+    seen = at((1, 2))
+    gain = conditional_information_gain(log_density, uniform, *seen, eps=2.2204e-16)
+    assert gain.item() == pytest.approx(0.7104934, **PRINTED)
+    assert conditional_nss(log_density, *seen, ddof=1).item() == pytest.approx(0.9707253, **PRINTED)
+    assert conditional_auc(log_density, *seen, variant="trapezoid").item() == pytest.approx(0.9090909, **PRINTED)
+    # A fixation without density costs what the epsilon leaves.
+    nowhere = at((0, 0))
+    assert conditional_information_gain(log_density, uniform, *nowhere).item() == -math.inf
+    gain = conditional_information_gain(log_density, uniform, *nowhere, eps=2.2204e-16)
+    assert gain.item() == pytest.approx(math.log2(2.2204e-16 / (1 / 12 + 2.2204e-16)), rel=1e-12)
+    # Chance of the compressed AUC is 0.75: the mean over all pixels of a map without ties, each against 11 others.
+    every = [at((x, y)) for x in range(4) for y in range(3)]
+    areas = [conditional_auc(log_density, *one, variant="trapezoid").item() for one in every]
+    assert sum(areas) / 12 == pytest.approx(0.75, abs=1e-12)
+    for wrong in ({"ddof": 2}, {"ddof": -1}):
+        with pytest.raises(InputError, match="ddof must be 0 or 1"):
+            conditional_nss(log_density, *seen, **wrong)
+    with pytest.raises(InputError, match="variant must be 'rank' or 'trapezoid'"):
+        conditional_auc(log_density, *seen, variant="judd")
+    with pytest.raises(InputError, match="eps must be 0 or more"):
+        conditional_information_gain(log_density, uniform, *seen, eps=-1.0)
 
 
 def at(*xy: tuple[float, float]) -> tuple[Tensor, Tensor]:
