@@ -65,7 +65,7 @@ def print_table(evaluation: Evaluation, summary: pd.DataFrame) -> None:
         for i, row in enumerate(listed):
             head = f"{info.label} {info.arrow}" if i == 0 else info.unit if i == 1 else ""
             interval = f"{number(row['low'])} to {number(row['high'])}" if np.isfinite(row["low"]) else ""
-            share = f"{row['of_ceiling']:.3f}" if np.isfinite(row["of_ceiling"]) else ""
+            share = number(row["of_ceiling"]) if np.isfinite(row["of_ceiling"]) else ""
             counts = f"{row['n_valid']} / {row['n_total']}"
             click.echo(
                 f"{head:{first}}{row['model']:{width}}{number(row['mean']):>9}{interval:>20}{share:>12}{counts:>20}"

@@ -76,7 +76,7 @@ def score_rows(summary: pd.DataFrame, roles: dict[str, str], metrics: list[str])
                 {
                     "mean": number(at["mean"]),
                     "interval": f"{number(at['low'])} to {number(at['high'])}" if np.isfinite(at["low"]) else "",
-                    "of_ceiling": f"{at['of_ceiling']:.3f}" if np.isfinite(at["of_ceiling"]) else "",
+                    "of_ceiling": number(at["of_ceiling"]) if np.isfinite(at["of_ceiling"]) else "",
                     "valid": f"{at['n_valid']} / {at['n_total']}",
                 }
             )

@@ -165,3 +165,11 @@ def test_a_mask_with_holes_is_refused(name):
 def test_unknown_name():
     with pytest.raises(InputError, match="no path metric named 'scanmach'; did you mean 'scanmatch'"):
         PATH_METRICS["scanmach"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_is_close():
+    for name in NAMES:
+        a, b = ([tensor.cuda() for tensor in side] for side in (A, B))
+        # Float64 on both: other orders of sums alone.
+        torch.testing.assert_close(score(name, a, b).cpu(), score(name, A, B), rtol=1e-9, atol=1e-9, equal_nan=True)
