@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Files of tests share nothing; each worker takes one or two GB.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo test test-slow lint types ready oracle clean
 
@@ -18,11 +20,11 @@ demo: $(READY)
 
 test: $(READY) lint types
 	@echo "== tests"
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 test-slow: $(READY)
 	@echo "== slow tests"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(WORKERS)
 
 lint: $(READY)
 	@echo "== ruff"

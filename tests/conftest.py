@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 
 # Tests measure correctness, not speed, and share the machine.
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(autouse=True)
