@@ -9,6 +9,7 @@ which engine a call takes and why. :data:`KERNELS` lists the functions that the 
 from gazekit.kernels.bias import BiasFactors
 from gazekit.kernels.dense import dense_attention, dense_weights
 from gazekit.kernels.engine import BACKENDS, Choice, explain_backend
+from gazekit.kernels.lightning import decay_linear_attention
 from gazekit.kernels.merge import merge_attention
 from gazekit.registry import Registry
 
@@ -17,6 +18,7 @@ __all__ = [
     "KERNELS",
     "BiasFactors",
     "Choice",
+    "decay_linear_attention",
     "dense_attention",
     "dense_weights",
     "explain_backend",
@@ -26,5 +28,7 @@ __all__ = [
 # Functions with a `backend` argument; tests/kernels/scenes.py has a scene for each.
 KERNELS = Registry(
     "kernel",
-    {},
+    {
+        "decay_linear_attention": "gazekit.kernels.lightning:decay_linear_attention",
+    },
 )

@@ -49,3 +49,6 @@ def scene(name):
         return build
 
     return add
+
+
+from tests.kernels import scenes_bias_decay  # noqa: E402, F401  registers its scenes
