@@ -51,4 +51,4 @@ def scene(name):
     return add
 
 
-from tests.kernels import scenes_bias_decay  # noqa: E402, F401  registers its scenes
+from tests.kernels import scenes_bias_decay, scenes_windows  # noqa: E402, F401  they register their scenes
