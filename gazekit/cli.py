@@ -233,6 +233,22 @@ def bench_metrics(data_root: Path | None, stimuli: int | None, paths: bool, devi
         bench_path_metrics(data_root, stimuli, click.echo, device)
 
 
+@bench.command("kernels")
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda with the shapes of a large GPU.")
+@click.option("--dtype", help="float32, float16 or bfloat16; default bfloat16 on a GPU, else float32.")
+@click.option("--case", "only", multiple=True, help="Only this case, e.g. G5; may be given several times.")
+@click.option("--minutes", default=8.0, show_default=True, help="About how long it may take.")
+@click.option("--out", type=click.Path(path_type=Path), help="CSV to write, e.g. kernels/results/NAME.csv.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Figure to write.")
+def bench_attention(
+    device: str, dtype: str | None, only: tuple[str, ...], minutes: float, out: Path | None, figure: Path | None
+) -> None:
+    """Time the attention kernels beside PyTorch's and other libraries', after a check of what they compute."""
+    from gazekit.kernels.bench import bench_kernels
+
+    bench_kernels(click.echo, device=device, dtype=dtype, only=only, minutes=minutes, out=out, figure=figure)
+
+
 @bench.command("data")
 @_data_root
 @click.option("--workers", default=2, show_default=True, help="Processes that decode images.")
