@@ -32,6 +32,7 @@ Solve = Callable[[Tensors], Tensor]
 
 # Tokens above which a dense mask is not built, and the definition is not taken as what to compare with.
 _DENSE_TOKENS = 8192
+_DENSE_MASK = "sdpa, dense mask"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def cases(device: torch.device, dtype: torch.dtype) -> list[Case]:
 
     small, large = (64, 64), (128, 128)
     return [
-        windows("G5", small, (1, 4, 64), [
+        windows("G5", small, (1, 2, 64), [
             share("k24 s8", small, (24, 24), (8, 8)), share("k16 s8", small, (16, 16), (8, 8)),
             share("k16 s16", small, (16, 16), (16, 16)), share("k13 s1", small, (13, 13), (1, 1), asked=False),
         ]),
@@ -212,7 +213,9 @@ def _windows(
         made = _plain(device)
         for setting in settings:
             made += _window_contenders(grid, setting, (B, H, D), device, dtype)
-        return made
+        # How long a dense mask takes does not depend on what is in it.
+        dense = [c for c in made if c.engine == _DENSE_MASK]
+        return [c for c in made if c.engine != _DENSE_MASK or c is dense[0]]
 
     small = None
     if not check:

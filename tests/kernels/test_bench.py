@@ -34,12 +34,13 @@ def small_cases(*_):
 @pytest.fixture
 def _small(monkeypatch):
     monkeypatch.setattr(bench, "cases", small_cases)
+    monkeypatch.setattr(bench, "_ROUNDS", {"cpu": (3, 3)})
 
 
 @pytest.mark.usefixtures("_small")
 def test_every_case_is_checked_timed_and_written(tmp_path):
     said, out, figure = [], tmp_path / "new" / "cpu.csv", tmp_path / "speed.png"
-    rows = bench.bench_kernels(said.append, minutes=0.02, out=out, figure=figure)
+    rows = bench.bench_kernels(said.append, minutes=5, out=out, figure=figure)
     assert {row.case for row in rows} == {"G5", "B1", "L1", "X1"}
     assert not [line for line in said if "WRONG" in line]
     for row in rows:
@@ -99,8 +100,9 @@ def test_who_is_wrong_is_not_timed_and_who_cannot_is_said(monkeypatch):
         return {name: torch.randn(1, 6, 7, 2, 4, generator=generator) for name in "qkv"}
 
     monkeypatch.setattr(bench, "cases", lambda *_: [Case("A", "6x7", tensors, lambda: contenders)])
+    monkeypatch.setattr(bench, "_ROUNDS", {"cpu": (3, 3)})
     said = []
-    rows = bench.bench_kernels(said.append, minutes=0.01)
+    rows = bench.bench_kernels(said.append)
     assert {row.engine for row in rows} == {"slow", "right"}
     assert any("broken" in line and "LEFT OUT, WRONG" in line for line in said)
     assert any("fails" in line and "left out: no kernel for this" in line for line in said)
@@ -196,7 +198,7 @@ def test_what_the_command_refuses(arguments, message):
 @pytest.mark.usefixtures("_small")
 def test_the_command(tmp_path):
     out = tmp_path / "cpu.csv"
-    result = CliRunner().invoke(main, ["bench", "kernels", "--case", "X1", "--minutes", "0.01", "--out", str(out)])
+    result = CliRunner().invoke(main, ["bench", "kernels", "--case", "X1", "--minutes", "5", "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert f"results: {out}" in result.output
     assert {row.case for row in bench.read_rows(out)} == {"X1"}
