@@ -6,13 +6,13 @@ READY := $(VENV)/.ready
 # Files of tests share nothing; each worker takes one or two GB.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo test test-slow lint types ready oracle clean
+.PHONY: help demo test test-slow lint types ready oracle oracle-metrics oracle-kernels clean
 
 help:
 	@echo "make demo       set up, train, evaluate, write a report"
 	@echo "make test       set up, lint, check types, run the tests (minutes)"
 	@echo "make test-slow  the tests that take longer"
-	@echo "make oracle     build pysaliency (needs a compiler), so that tests compare with it"
+	@echo "make oracle     install what tests compare with: pysaliency (needs a compiler), NATTEN, flash-linear-attention"
 
 demo: $(READY)
 	@echo "== gazekit demo"
@@ -37,11 +37,20 @@ types: $(READY)
 
 ready: $(READY)
 
-# pysaliency, which only the tests use; it needs a compiler.
-oracle: $(READY)
+# Libraries that only the tests use.
+oracle: oracle-metrics oracle-kernels
+
+oracle-metrics: $(READY)
 	@echo "== building pysaliency"
 	$(BIN)/python -m pip install --quiet "setuptools<81" Cython wheel
 	CFLAGS=-O1 $(BIN)/python -m pip install --quiet --no-build-isolation "pysaliency>=0.2.22"
+
+# Without their dependencies, which would bring another PyTorch: what the tests need of them runs on a CPU.
+oracle-kernels: $(READY)
+	@echo "== NATTEN (without CUDA kernels, where there is no CUDA compiler) and flash-linear-attention"
+	$(BIN)/python -m pip install --quiet "setuptools<81" wheel
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation "natten>=0.21.6"
+	$(BIN)/python -m pip install --quiet --no-deps "fla-core>=0.5" "einops>=0.8"
 
 # Reinstalls only when the list of dependencies changes.
 $(READY): pyproject.toml

@@ -140,12 +140,12 @@ def cases(device: torch.device, dtype: torch.dtype) -> list[Case]:
             share("k24 s8", small, (24, 24), (8, 8)), share("k16 s8", small, (16, 16), (8, 8)),
             share("k16 s16", small, (16, 16), (16, 16)), share("k13 s1", small, (13, 13), (1, 1), asked=False),
         ]),
+        # G1's share of the grid, here too: its dense attention is the same.
         windows("G6", large, (1, 1, 64), [
             share("k24 s8", large, (24, 24), (8, 8)), share("k16 s8", large, (16, 16), (8, 8)),
             share("k16 s16", large, (16, 16), (16, 16)), share("k48 s16", large, (48, 48), (16, 16)),
-        ]),
-        windows("G1", large, (1, 1, 64), [
-            share("k40 s8", large, (40, 40), (8, 8)), share("k40 s1", large, (40, 40), (1, 1), asked=False),
+            share("k40 s8 (G1)", large, (40, 40), (8, 8)),
+            share("k40 s1 (G2)", large, (40, 40), (1, 1), asked=False),
         ]),
         windows("G3", (8, 24, 40), (1, 2, 64), [share("k4x12x12 s2x4x4", (8, 24, 40), (4, 12, 12), (2, 4, 4))]),
         windows("G4", (8192,), (1, 2, 64), [share("k512 s64", (8192,), (512,), (64,))]),

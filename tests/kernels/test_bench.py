@@ -153,7 +153,12 @@ def test_cases_of_a_gpu_are_those_of_the_plan():
 
 
 @pytest.mark.parametrize(
-    ("grid", "k", "s"), [((16, 24), (8, 8), (8, 8)), ((13, 22), (6, 9), (2, 1)), ((70,), (24,), (8,))]
+    ("grid", "k", "s"),
+    [
+        ((13, 22), (6, 9), (2, 1)),
+        pytest.param((16, 24), (8, 8), (8, 8), marks=pytest.mark.slow),
+        pytest.param((70,), (24,), (8,), marks=pytest.mark.slow),
+    ],
 )
 def test_windows_in_tile_order_for_flex_attention(grid, k, s):
     from torch.nn.attention.flex_attention import flex_attention

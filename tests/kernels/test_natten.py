@@ -36,7 +36,7 @@ def random_setting(seed):
 
 # Without warnings of FlexAttention, which is slow uncompiled; that does not matter here.
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 18))])
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 18))])
 def test_natten_agrees_on_random_windows(natten, seed):
     grid, windows = random_setting(seed)
     q, k, v = (randn(1, *grid, 2, 16, seed=i).float() for i in range(3))
