@@ -240,13 +240,15 @@ def bench_metrics(data_root: Path | None, stimuli: int | None, paths: bool, devi
 @click.option("--minutes", default=8.0, show_default=True, help="About how long it may take.")
 @click.option("--out", type=click.Path(path_type=Path), help="CSV to write, e.g. kernels/results/NAME.csv.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Figure to write.")
+@click.option("--flex", is_flag=True, help="Compile FlexAttention on a CPU too (forward only, minutes each).")
 def bench_attention(
-    device: str, dtype: str | None, only: tuple[str, ...], minutes: float, out: Path | None, figure: Path | None
-) -> None:
+    device: str, dtype: str | None, only: tuple[str, ...], minutes: float, out: Path | None, figure: Path | None,
+    flex: bool,
+) -> None:  # fmt: skip
     """Time the attention kernels beside PyTorch's and other libraries', after a check of what they compute."""
     from gazekit.kernels.bench import bench_kernels
 
-    bench_kernels(click.echo, device=device, dtype=dtype, only=only, minutes=minutes, out=out, figure=figure)
+    bench_kernels(click.echo, device=device, dtype=dtype, only=only, minutes=minutes, out=out, figure=figure, flex=flex)
 
 
 @bench.command("data")

@@ -96,6 +96,7 @@ def bench_kernels(
     minutes: float = 8.0,
     out: Path | None = None,
     figure: Path | None = None,
+    flex: bool = False,
     seed: int = 0,
 ) -> list[Row]:
     """Check, time and write down; what was finished is written after every case.
@@ -109,6 +110,7 @@ def bench_kernels(
             are left out, which is said.
         out: CSV to write.
         figure: Figure to write.
+        flex: Compile FlexAttention on a CPU too, where it has no backward pass; minutes for each setting.
         seed: Of the tensors.
 
     Raises:
@@ -118,7 +120,7 @@ def bench_kernels(
     where, kind = _device(device), _dtype(dtype, device)
     if not minutes > 0:
         raise InputError(f"minutes must be above 0, found {minutes}")
-    chosen = _chosen(cases(where, kind), only)
+    chosen = _chosen(cases(where, kind, flex), only)
     start, rows = time.perf_counter(), []
     for done, case in enumerate(chosen):
         left_s = 60 * minutes - (time.perf_counter() - start)

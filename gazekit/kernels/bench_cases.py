@@ -105,10 +105,10 @@ class Setting:
         return tuple(Window(k, s) for k, s in zip(self.sizes, self.strides, strict=True))
 
 
-def cases(device: torch.device, dtype: torch.dtype) -> list[Case]:
-    """Every case, in shapes for the device."""
+def cases(device: torch.device, dtype: torch.dtype, flex: bool = False) -> list[Case]:
+    """Every case, in shapes for the device; with `flex`, FlexAttention on a CPU too, which has no backward there."""
     gpu = device.type == "cuda"
-    windows = partial(_windows, device=device, dtype=dtype)
+    windows = partial(_windows, device=device, dtype=dtype, flex=flex)
     if gpu:
         square = lambda name, k, s, floor=math.nan, aim=math.nan: Setting(name, (k, k), (s, s), floor, aim)  # noqa: E731
         made = [
@@ -205,14 +205,14 @@ def _counted(grid: tuple[int, ...], windows: tuple[Window, ...], device: torch.d
 
 def _windows(
     name: str, grid: tuple[int, ...], batch_heads_width: tuple[int, int, int], settings: list[Setting],
-    device: torch.device, dtype: torch.dtype, check: bool = False,
+    device: torch.device, dtype: torch.dtype, flex: bool = False, check: bool = False,
 ) -> Case:  # fmt: skip
     B, H, D = batch_heads_width
 
     def contenders() -> list[Contender]:
         made = _plain(device)
         for setting in settings:
-            made += _window_contenders(grid, setting, (B, H, D), device, dtype)
+            made += _window_contenders(grid, setting, (B, H, D), device, dtype, flex)
         # How long a dense mask takes does not depend on what is in it.
         dense = [c for c in made if c.engine == _DENSE_MASK]
         return [c for c in made if c.engine != _DENSE_MASK or c is dense[0]]
@@ -222,7 +222,7 @@ def _windows(
         # As small as the windows allow; more than one window wide, so that they move.
         least = [max(k + 2 * s for k, s in along) for along in _along(settings)]
         small_grid = tuple(min(have, need) for have, need in zip(grid, least, strict=True))
-        small = _windows(name, small_grid, (1, min(H, 2), D), settings, device, dtype, check=True)
+        small = _windows(name, small_grid, (1, min(H, 2), D), settings, device, dtype, flex, check=True)
     shape = f"{'x'.join(map(str, grid))}, B{B} H{H} D{D}"
     return Case(name, shape, _tensors((B, *grid, H, D)), contenders, small)
 
@@ -234,7 +234,7 @@ def _along(settings: list[Setting]) -> list[list[tuple[int, int]]]:
 
 def _window_contenders(
     grid: tuple[int, ...], setting: Setting, batch_heads_width: tuple[int, int, int], device: torch.device,
-    dtype: torch.dtype,
+    dtype: torch.dtype, flex: bool,
 ) -> list[Contender]:  # fmt: skip
     windows, N = setting.windows, math.prod(grid)
     B, H, D = batch_heads_width
@@ -267,11 +267,10 @@ def _window_contenders(
             "sdpa, dense mask", lambda: partial(_sdpa, attn_mask=window_mask(grid, windows).to(device)), cannot=too_many
         )
     )
-    cpu = "it has no backward pass on a CPU, and takes a minute to compile" if device.type == "cpu" else None
-    made.append(
-        kind("flex, tile order", partial(_flex, grid, windows, device), cannot=cpu, backward=device.type == "cuda")
-    )
-    natten = lacks("natten") or (None if device.type == "cuda" else "it has no kernel for a CPU")
+    gpu = device.type == "cuda"
+    slow = None if gpu or flex else "on a CPU it has no backward pass and compiles for minutes; --flex runs it"
+    made.append(kind("flex, tile order", partial(_flex, grid, windows, device), cannot=slow, backward=gpu))
+    natten = lacks("natten") or (None if gpu else "it has no kernel for a CPU")
     made.append(kind("natten", lambda: partial(run, backend="natten"), cannot=natten))
     return made
 

@@ -54,7 +54,7 @@ def decay_linear_attention(
         k: (B, N, H, D).
         v: (B, N, H, Dv).
         log_decay: (H,) one decay per head, or (B | 1, N, H) one per token: what the memory is multiplied with, as a
-            natural log, before the token enters. At most 0 (checked on a CPU; on a GPU that would wait for it);
+            natural log, before the token enters. At most 0 (checked on a CPU, where nothing is compiled);
             ``-inf`` forgets everything before the token. Takes a gradient.
         scale: Of the output. 1 here and in Lightning Attention; flash-linear-attention takes ``D ** -0.5``.
         state: (B, H, D, Dv) float32 (float64 for float64 input), from an earlier call; None is nothing seen so far.
@@ -359,7 +359,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | N
             f"{name}: log_decay must be (H,) = ({H},) or (B | 1, N, H) = ({B} | 1, {N}, {H}), "
             f"found {tuple(log_decay.shape)}"
         )
-    if log_decay.device.type == "cpu" and not (log_decay <= 0).all():
+    # Values are not looked at where that would wait for a GPU, or end a compiled graph.
+    if log_decay.device.type == "cpu" and not torch.compiler.is_compiling() and not (log_decay <= 0).all():
         raise InputError(
             f"{name}: log_decay must be at most 0, found up to {float(log_decay.detach().max())}; "
             "a decay factor is given as its log, a slope with a minus sign"

@@ -313,3 +313,18 @@ def test_no_tokens():
     bias = alibi(torch.ones(4).double(), 12, 0)
     assert explain_backend(biased_attention, q, k, v, bias).name == "reference"
     assert (biased_attention(q, k, v, bias) == 0).all()
+
+
+@pytest.mark.slow
+def test_it_compiles_into_one_graph():
+    q, k, v = (x.requires_grad_() for x in qkv())
+    query, key = randn(1, 12, 4, 2, seed=4).requires_grad_(), randn(2, 12, 1, 2, seed=5).requires_grad_()
+
+    def call(q, k, v, query, key):
+        return biased_attention(q, k, v, BiasFactors(query, key), causal=True)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    tensors, up = (q, k, v, query, key), randn(2, 12, 4, 8, seed=6)
+    got, want = (torch.autograd.grad((f(*tensors) * up).sum(), tensors) for f in (compiled, call))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, **EXACT)

@@ -197,6 +197,16 @@ def test_no_tokens_hand_the_state_on():
         assert torch.equal(last, state)
 
 
+@pytest.mark.slow
+def test_it_compiles_into_one_graph():
+    tensors = inputs(100)
+    compiled = torch.compile(decay_linear_attention, fullgraph=True, backend="aot_eager")
+    got = outputs_and_gradients(lambda q, k, v, g, s: compiled(q, k, v, g, state=s), tensors)
+    want = outputs_and_gradients(lambda q, k, v, g, s: decay_linear_attention(q, k, v, g, state=s), tensors)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, **EXACT)
+
+
 def naive_of_flash_linear_attention():
     with warnings.catch_warnings():
         # It says that there is no GPU.
