@@ -197,10 +197,10 @@ def _tensors(shape: tuple[int, ...], extra: Mapping[str, tuple[int, ...]] | None
 
 
 def _counted(grid: tuple[int, ...], windows: tuple[Window, ...], device: torch.device) -> float:
-    """Speed-up by counting tiles: those of the engine, on a CPU with 8 keys along each edge."""
+    """Speed-up by counting tiles: those of the engine, on a CPU with 8 keys along each edge (4 on three axes)."""
     if device.type == "cuda":
         return estimate_speedup(grid, windows, triton_tile(grid, windows)).tile
-    return estimate_speedup(grid, windows, gather_tile(grid, windows), [min(8, length) for length in grid]).tile
+    return estimate_speedup(grid, windows, gather_tile(grid, windows), [4 if len(grid) == 3 else 8] * len(grid)).tile
 
 
 def _windows(
@@ -261,7 +261,7 @@ def _window_contenders(
 
         name = "gazekit triton, tile order"
         made.append(kind(name, lambda: in_tile_order, layout=plan.layout_q, floor=setting.floor, aim=setting.aim))
-    too_many = None if N <= _DENSE_TOKENS else f"a dense mask of {N} x {N}"
+    too_many = None if N <= _DENSE_TOKENS // 2 else f"a dense mask of {N} x {N}"
     made.append(
         kind(
             "sdpa, dense mask", lambda: partial(_sdpa, attn_mask=window_mask(grid, windows).to(device)), cannot=too_many
