@@ -140,6 +140,12 @@ def cases(device: torch.device, dtype: torch.dtype, flex: bool = False) -> list[
             share("k24 s8", small, (24, 24), (8, 8)), share("k16 s8", small, (16, 16), (8, 8)),
             share("k16 s16", small, (16, 16), (16, 16)), share("k13 s1", small, (13, 13), (1, 1), asked=False),
         ]),
+        windows("G3", (8, 24, 40), (1, 2, 64), [share("k4x12x12 s2x4x4", (8, 24, 40), (4, 12, 12), (2, 4, 4))]),
+        windows("G4", (8192,), (1, 2, 64), [share("k512 s64", (8192,), (512,), (64,))]),
+        _gate("X1", (1, 2048, 4, 64), device, dtype),
+        _bias("B1", (1, 4096, 2, 64), 8, 1.3, 2.0, device, dtype),
+        _decay("L1", (1, 16384, 1, 64), 5.0, device, dtype),
+        windows("G7", (37, 37), (1, 6, 64), [share("k13 s1", (37, 37), (13, 13), (1, 1), asked=False)]),
         # G1's share of the grid, here too: its dense attention is the same.
         windows("G6", large, (1, 1, 64), [
             share("k24 s8", large, (24, 24), (8, 8)), share("k16 s8", large, (16, 16), (8, 8)),
@@ -147,12 +153,6 @@ def cases(device: torch.device, dtype: torch.dtype, flex: bool = False) -> list[
             share("k40 s8 (G1)", large, (40, 40), (8, 8)),
             share("k40 s1 (G2)", large, (40, 40), (1, 1), asked=False),
         ]),
-        windows("G3", (8, 24, 40), (1, 2, 64), [share("k4x12x12 s2x4x4", (8, 24, 40), (4, 12, 12), (2, 4, 4))]),
-        windows("G4", (8192,), (1, 2, 64), [share("k512 s64", (8192,), (512,), (64,))]),
-        windows("G7", (37, 37), (1, 6, 64), [share("k13 s1", (37, 37), (13, 13), (1, 1), asked=False)]),
-        _bias("B1", (1, 4096, 2, 64), 8, 1.3, 2.0, device, dtype),
-        _decay("L1", (1, 16384, 2, 64), 5.0, device, dtype),
-        _gate("X1", (1, 2048, 4, 64), device, dtype),
     ]  # fmt: skip
 
 

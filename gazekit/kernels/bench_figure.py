@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def save_figure(rows: Sequence[Row], path: Path) -> None:
-    """Speed-ups, forward and backward, over each case's first engine; what was counted as marks; measured over counted.
+    """Speed-ups, forward and backward, over the baseline; what was counted as marks; measured over counted.
 
     Args:
         rows: Of one device.
@@ -31,24 +31,31 @@ def save_figure(rows: Sequence[Row], path: Path) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     own = ["tab:blue" if row.engine.startswith("gazekit") else "0.7" for row in shown]
     left.barh(range(len(shown)), [row.speedup for row in shown], color=own)
-    left.scatter([row.counted for row in shown], range(len(shown)), marker="|", s=90, color="black", label="counted")
+    marks = [row.counted if row in counted else float("nan") for row in shown]
+    left.scatter(marks, range(len(shown)), marker="|", s=90, color="black", label="counted")
     left.scatter([row.floor for row in shown], range(len(shown)), marker="|", s=90, color="tab:red", label="floor")
     left.set_yticks(range(len(shown)), names, fontsize=8)
-    left.invert_yaxis()
+    left.set_ylim(len(shown) - 0.4, -0.6)
     left.set_xscale("log")
+    left.xaxis.set_major_formatter("{x:g}")
     left.axvline(1, color="0.4", linewidth=0.8)
-    left.set_xlabel("times as fast as the case's first engine, forward and backward")
+    left.set_xlabel("times as fast as the baseline, forward and backward")
     left.legend(loc="lower right", fontsize=8)
     if counted:
         top = 1.2 * max(max(row.counted, row.speedup) for row in counted)
         right.plot([1, top], [1, top], color="0.4", linewidth=0.8, label="as counted")
         right.plot([1, top], [0.6, 0.6 * top], color="0.4", linewidth=0.8, linestyle=":", label="0.6 of it")
         right.scatter([row.counted for row in counted], [row.speedup for row in counted], color="tab:blue")
-        for row in counted:
+        for number, row in enumerate(sorted(counted, key=lambda row: row.counted)):
+            # On one side and the other in turn, as many points lie close together.
+            where = {"xytext": (5, -8), "ha": "left"} if number % 2 else {"xytext": (-5, 5), "ha": "right"}
             text = f"{row.case} {row.setting}"
-            right.annotate(text, (row.counted, row.speedup), textcoords="offset points", xytext=(4, -8), fontsize=7)
+            right.annotate(text, (row.counted, row.speedup), textcoords="offset points", fontsize=7, **where)
         right.set_xscale("log")
         right.set_yscale("log")
+        right.set_xlim(0.8, 1.5 * top)
+        right.xaxis.set_major_formatter("{x:g}")
+        right.yaxis.set_major_formatter("{x:g}")
         right.set_xlabel("speed-up by counting tiles")
         right.set_ylabel("speed-up measured")
         right.legend(fontsize=8)
