@@ -108,8 +108,8 @@ def bench_kernels(
         only: Names of cases; none is all.
         minutes: About how long it may take; rounds become fewer, down to 3 (10 on a GPU), and cases that no longer fit
             are left out, which is said.
-        out: CSV to write.
-        figure: Figure to write.
+        out: CSV to write. Rows of cases that are not run now stay in it, each with its commit.
+        figure: Figure to write, of all rows of `out` where it is given.
         flex: Compile FlexAttention on a CPU too, where it has no backward pass; minutes for each setting.
         seed: Of the tensors.
 
@@ -122,21 +122,24 @@ def bench_kernels(
         raise InputError(f"minutes must be above 0, found {minutes}")
     chosen = _chosen(cases(where, kind, flex), only)
     start, rows = time.perf_counter(), []
+    earlier = read_rows(out) if out is not None and out.exists() else []
     for done, case in enumerate(chosen):
         left_s = 60 * minutes - (time.perf_counter() - start)
         if left_s <= 0:
             say(f"left out, no time: {', '.join(f'{c.name} ({c.shape})' for c in chosen[done:])}; allow more --minutes")
             break
         say(f"{case.name}  {case.shape}  {_short(kind)}")
-        rows += _run(case, where, kind, seed, left_s / (len(chosen) - done), say)
+        new = _run(case, where, kind, seed, left_s / (len(chosen) - done), say)
+        rows += new
         if out is not None:
-            write_rows(out, rows)
+            earlier = [row for row in earlier if (row.case, row.shape) != (case.name, case.shape)] + new
+            write_rows(out, earlier)
     if out is not None:
         say(f"results: {out}")
     if figure is not None:
         from gazekit.kernels.bench_figure import save_figure
 
-        save_figure(rows, figure)
+        save_figure(earlier if out is not None else rows, figure)
         say(f"figure: {figure}")
     say(f"device {_device_name(where)}, {torch.get_num_threads()} threads, {_versions()}, commit {_commit()}")
     return rows
@@ -153,9 +156,18 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """What :func:`write_rows` wrote."""
+    """What :func:`write_rows` wrote.
+
+    Raises:
+        InputError: The file has other columns.
+
+    """
     kinds: dict[str, Callable[[str], object]] = {"float": lambda text: float(text or "nan"), "int": int, "str": str}
     with path.open(newline="", encoding="utf-8") as file:
+        names = next(csv.reader(file), [])
+        if names != [f.name for f in fields(Row)]:
+            raise InputError(f"{path}: not a file of 'gazekit bench kernels', its columns are {names}; name another")
+        file.seek(0)
         return [
             Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row)})  # type: ignore[arg-type]
             for line in csv.DictReader(file)

@@ -210,6 +210,21 @@ def test_the_command(tmp_path):
 
 
 @pytest.mark.usefixtures("_small")
+def test_cases_are_added_to_a_file_and_timed_anew(tmp_path):
+    out = tmp_path / "cpu.csv"
+    for case in ("X1", "G5"):
+        bench.bench_kernels(lambda _: None, only=[case], out=out)
+    both = bench.read_rows(out)
+    assert {row.case for row in both} == {"X1", "G5"}
+    bench.bench_kernels(lambda _: None, only=["X1"], out=out)
+    again = bench.read_rows(out)
+    assert sorted(row.case for row in again) == sorted(row.case for row in both)
+    out.write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="not a file of 'gazekit bench kernels'"):
+        bench.bench_kernels(lambda _: None, out=out)
+
+
+@pytest.mark.usefixtures("_small")
 def test_what_no_longer_fits_is_said(monkeypatch):
     clock = iter(float(100 * i) for i in range(10**6))
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
