@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gazekit.backbones.vit_gna import DEFAULT_ARCH, WindowedViT
 from gazekit.errors import InputError
 from gazekit.files import cache_folder, sha256_of
 from gazekit.registry import unknown_name
@@ -99,9 +101,16 @@ class Backbone(nn.Module):
         # Frozen weights are not enough: dropout and batch statistics must rest too.
         return super().train(mode and not self.frozen)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, image: Tensor, fixation_px: Tensor | None = None, px_per_dva: float | None = None
+    ) -> tuple[Tensor, ...]:
+        """Maps of an image; of a foveated backbone also as seen from a fixation, (B, 2) as (x, y) px of the image."""
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return tuple(m.contiguous() for m in self.network(x))
+        if fixation_px is None:
+            return tuple(m.contiguous() for m in self.network(x))
+        if not isinstance(self.network, WindowedViT):
+            raise InputError(f"backbone {self.name!r} does not look from a fixation; vit_gna with foveated=True does")
+        return tuple(m.contiguous() for m in self.network(x, fixation_px, px_per_dva))
 
 
 def create_backbone(
@@ -109,31 +118,40 @@ def create_backbone(
     weights: str | Path | None = "pretrained",
     taps: Sequence[int | str] = (8, 16, 32),
     frozen: bool = True,
+    options: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Build a feature pyramid by name.
 
     Args:
-        name: A timm name (``mobilenetv2_100``, also ``timm/...``), ``torchvision/...``, or one of
-            the variants known here (``mobilenetv2_100.tf_in1k``).
+        name: A timm name (``mobilenetv2_100``, also ``timm/...``), ``torchvision/...``, one of
+            the variants known here (``mobilenetv2_100.tf_in1k``), or ``vit_gna/...`` and a timm ViT, which then
+            attends within windows (``vit_gna`` alone is that of ``vit_tiny_patch16_224``).
         weights: ``"pretrained"`` takes a file named after the backbone from a weights folder (see
             :func:`find_weights`), else the owning library's download; a path takes that file
             (safetensors, or a ``.pt`` of plain tensors); None leaves the weights random.
         taps: Which maps to return: a number is the last stage of that stride (timm) or the last
             top-level module of it (torchvision); a text is a module by name, such as ``blocks.3``.
         frozen: Turn gradients off and keep the network in evaluation mode.
+        options: Of ``vit_gna``: the keyword arguments of :class:`gazekit.backbones.WindowedViT`.
 
     Raises:
         InputError: Unknown name or tap; weights missing, unreadable, or of another network.
 
     """
     library, _, short = name.rpartition("/")
-    if library not in ("", "timm", "torchvision"):
-        raise unknown_name("backbone library", library, ["timm", "torchvision"])
-    file = _weights_file(name, weights)
+    if library == "" and short == "vit_gna":
+        library, short = "vit_gna", DEFAULT_ARCH
+    if library not in ("", "timm", "torchvision", "vit_gna"):
+        raise unknown_name("backbone library", library, ["timm", "torchvision", "vit_gna"])
+    if options and library != "vit_gna":
+        raise InputError(f"backbone {name!r}: only vit_gna takes options, found {sorted(options)}")
+    file = _weights_file(name if "/" in name else short, weights)
     pick = _torchvision if library == "torchvision" else _timm
     network, mean, std, source = pick(short, weights, file)
     pyramid: nn.Module
-    if all(isinstance(tap, str) for tap in taps):
+    if library == "vit_gna":
+        pyramid = WindowedViT(network, taps, name, **_known_options(name, options or {}))
+    elif all(isinstance(tap, str) for tap in taps):
         pyramid = _NamedTaps(network, {str(tap): str(tap) for tap in taps}, name)
     elif not all(isinstance(tap, int) for tap in taps):
         raise InputError(f"backbone {name!r}: taps are all strides or all module names, found {list(taps)}")
@@ -144,6 +162,15 @@ def create_backbone(
     else:
         pyramid = _TimmStages(network, [int(tap) for tap in taps], name)
     return Backbone(name, pyramid, taps, mean, std, source, frozen)
+
+
+def _known_options(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters = signature(WindowedViT).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of backbone {name!r}", option, known)
+    return options
 
 
 def find_weights(name: str) -> Path | None:
@@ -194,8 +221,9 @@ def _timm(
         )
     kwargs = dict(variant.get("kwargs", {}))
     state = _read_state(file) if file else None
-    if state and "classifier.weight" in state:
-        kwargs["num_classes"] = len(state["classifier.weight"])
+    for head in ("classifier.weight", "head.weight"):
+        if state and head in state:
+            kwargs["num_classes"] = len(state[head])
     try:
         network: Any = timm.create_model(arch, pretrained=download, **kwargs)
     except Exception as error:  # hub clients raise their own families of network errors

@@ -462,7 +462,14 @@ def _box_tables(plan: BoxPlan, device: torch.device) -> _Tables:
     transposed = [_int32(x, device) for x in back]
     counts = (*(a.n_queries for a in axes), *(a.n_keys for a in axes), *three(plan.dilation))
     return _Tables(
-        True, False, not full, edges_q, edges_k, counts, (*tables, none, none, none), (*tables, *transposed, *[none] * 4)
+        True,
+        False,
+        not full,
+        edges_q,
+        edges_k,
+        counts,
+        (*tables, none, none, none),
+        (*tables, *transposed, *[none] * 4),
     )
 
 

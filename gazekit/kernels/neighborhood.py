@@ -141,7 +141,7 @@ def neighborhood_attention(
         )
         out, lse = (layout.from_tiles(x).flatten(1, len(grid)) for x in (out, lse))
     if extra_kv is not None:
-        out, lse = merge_attention(out, lse, *_extra(rows_q, extra_kv, scale, engine))
+        out, lse = merge_attention(out, lse, *attend_extra(rows_q, extra_kv, scale))
     out, lse = out.unflatten(1, grid), lse.unflatten(1, grid)
     return (out, lse) if return_lse else out
 
@@ -249,10 +249,10 @@ def _dense_sdpa(
     return on_grid
 
 
-def _extra(q: Tensor, extra_kv: tuple[Tensor, Tensor], scale: float, engine: str) -> tuple[Tensor, Tensor]:
-    """Dense attention to the few keys outside the grid: an N x X matrix is small."""
+def attend_extra(q: Tensor, extra_kv: tuple[Tensor, Tensor], scale: float) -> tuple[Tensor, Tensor]:
+    """Output and lse of dense attention of (B, N, H, D) queries to a few keys outside the grid: N x X is small."""
     k, v = extra_kv
-    if engine == "reference" or k.shape[1] == 0:
+    if k.shape[1] == 0:
         return dense_attention(q, k, v, scale=scale)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     B, N, H, _ = q.shape
@@ -261,6 +261,7 @@ def _extra(q: Tensor, extra_kv: tuple[Tensor, Tensor], scale: float, engine: str
     scores = (q.unflatten(1, (k.shape[1], -1)).flatten(2, 3) * scale) @ k.mT
     lse = scores.logsumexp(-1, keepdim=True)
     out = (scores - lse).exp() @ v
+    # In float32: it is merged before it is rounded.
     return out.view(B, H, N, -1).transpose(1, 2), lse.view(B, H, N).transpose(1, 2)
 
 
