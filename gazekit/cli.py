@@ -237,7 +237,7 @@ def bench_metrics(data_root: Path | None, stimuli: int | None, paths: bool, devi
 @click.option("--device", default="cpu", show_default=True, help="cpu, or cuda with the shapes of a large GPU.")
 @click.option("--dtype", help="float32, float16 or bfloat16; default bfloat16 on a GPU, else float32.")
 @click.option("--case", "only", multiple=True, help="Only this case, e.g. G5; may be given several times.")
-@click.option("--minutes", default=8.0, show_default=True, help="About how long it may take.")
+@click.option("--minutes", default=7.0, show_default=True, help="About how long it may take.")
 @click.option("--out", type=click.Path(path_type=Path), help="CSV to write, e.g. kernels/results/NAME.csv.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Figure to write.")
 @click.option("--flex", is_flag=True, help="Compile FlexAttention on a CPU too (forward only, minutes each).")

@@ -93,7 +93,7 @@ def bench_kernels(
     device: str = "cpu",
     dtype: str | None = None,
     only: Sequence[str] = (),
-    minutes: float = 8.0,
+    minutes: float = 7.0,
     out: Path | None = None,
     figure: Path | None = None,
     flex: bool = False,
@@ -172,6 +172,26 @@ def read_rows(path: Path) -> list[Row]:
             Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row)})  # type: ignore[arg-type]
             for line in csv.DictReader(file)
         ]
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The table of docs/kernels.md: forward and backward with its spread, and both speed-ups."""
+    lines = [
+        "| case | tokens | setting | engine | forward and backward [ms] | speed-up | forward alone | counted | floor |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    forward = {(r.case, r.shape, r.setting, r.engine): r.speedup for r in rows if r.part == "forward"}
+    for row in rows:
+        if row.part == "forward":
+            continue
+        counted = f"{row.counted:.1f}" if row.counted == row.counted and row.engine.startswith("gazekit") else ""
+        floor = f"{row.floor:.2f}" if row.floor == row.floor else ""
+        alone = forward.get((row.case, row.shape, row.setting, row.engine), math.nan)
+        lines.append(
+            f"| {row.case} | {row.shape} | {row.setting} | {row.engine} | {row.median_ms:.0f} ({row.p10_ms:.0f} to "
+            f"{row.p90_ms:.0f}) | {row.speedup:.2f} | {alone:.2f} | {counted} | {floor} |"
+        )
+    return "\n".join(lines)
 
 
 # One case

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+from gazekit.kernels.bench import as_markdown, read_rows
+
+RESULTS = Path(__file__).parents[2] / "kernels" / "results" / "cpu.csv"
 DOCS = Path(__file__).parents[2] / "docs" / "kernels.md"
 
 
@@ -20,3 +23,9 @@ def test_examples_run():
     assert names["out"].shape == (1, 5000, 4, 16)
     assert names["bias"].rank == 5
     assert names["guided"].shape == (1, 20, 30, 64)
+
+
+def test_the_table_is_that_of_the_results():
+    table = re.search(r"<!-- table: kernels/results/cpu.csv -->\n\n(.*?)\n\n<!--", DOCS.read_text("utf-8"), re.DOTALL)
+    assert table is not None
+    assert table[1] == as_markdown(read_rows(RESULTS)), "paste gazekit.kernels.bench.as_markdown of the results"
