@@ -124,7 +124,7 @@ class WindowedViT(nn.Module):
 
     def _places(self, grid: tuple[int, int], x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, n_first, C) class and register tokens, and (1, *grid, C) position embeddings of the grid."""
-        from timm.layers import resample_abs_pos_embed
+        from timm.layers.pos_embed import resample_abs_pos_embed
 
         tokens = [t.expand(len(x), -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         first = torch.cat(tokens, 1) if tokens else x.new_zeros(len(x), 0, x.shape[-1])

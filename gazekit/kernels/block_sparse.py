@@ -94,7 +94,7 @@ def block_sparse_attention(
     else:
         from gazekit.kernels.block_sparse_triton import attend
 
-        out, lse = attend(q, k, v, key_bias, *factors, plan, scale)
+        out, lse = attend(q, k, v, key_bias, factors[0], factors[1], plan, scale)
     return (out, lse) if return_lse else out
 
 

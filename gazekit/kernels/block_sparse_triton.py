@@ -1,15 +1,17 @@
 """Triton kernels of :func:`gazekit.kernels.block_sparse_attention`; imported when that engine is chosen.
 
-One program per tile and head: the forward pass and the gradient of q walk over the plan of a query tile, the gradients of k
-and v over the transposed plan of a key tile and the query heads that read it. No atomics, so results repeat to the bit.
-Products run on the inputs' dtype and sum in float32, as all else does; the bias keeps the precision of its factors.
+One program per tile and head: the forward pass and the gradient of q walk over the plan of a query tile, the
+gradients of k and v over the transposed plan of a key tile and the query heads that read it. No atomics, so results
+repeat to the bit. Products run on the inputs' dtype and sum in float32, as all else does; the bias keeps the precision
+of its factors. Not run on a GPU by the authors yet: checked in Triton's interpreter, and compiled for sm_80 and sm_90.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-any-return"
 # Without postponed annotations: torch.library reads the types of the operators below.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import triton
@@ -421,8 +423,11 @@ def _tables(plan: BlockPlan, device: torch.device) -> _Tables:
     cache: dict[str, _Tables] = plan.__dict__.setdefault("_triton_tables", {})
     key = str(device)
     if key not in cache:
-        assert isinstance(plan, (BoxPlan, ListPlan))
-        cache[key] = (_box_tables if isinstance(plan, BoxPlan) else _list_tables)(plan, device)  # type: ignore[operator]
+        if isinstance(plan, BoxPlan):
+            cache[key] = _box_tables(plan, device)
+        else:
+            assert isinstance(plan, ListPlan)
+            cache[key] = _list_tables(plan, device)
     return cache[key]
 
 
@@ -526,7 +531,7 @@ def _padded(width: int) -> int:
 
 
 def _meta(
-    q: Tensor, v: Tensor, key_bias: Optional[Tensor], fq: Optional[Tensor], sizes: Sequence[int], flags: Sequence[bool]
+    q: Tensor, v: Tensor, key_bias: Tensor | None, fq: Tensor | None, sizes: Sequence[int], flags: Sequence[bool]
 ) -> dict[str, Any]:
     rank = 0 if fq is None else fq.shape[-1]
     box, causal, masked = flags
@@ -550,7 +555,7 @@ def _meta(
     }
 
 
-def _strides(x: Optional[Tensor], like: Sequence[int]) -> tuple[int, int, int]:
+def _strides(x: Tensor | None, like: Sequence[int]) -> tuple[int, int, int]:
     """Of batch, row and head; 0 where the axis is broadcast."""
     if x is None:
         return 0, 0, 0
@@ -558,18 +563,18 @@ def _strides(x: Optional[Tensor], like: Sequence[int]) -> tuple[int, int, int]:
     return b, n, h
 
 
-def _adjacent(x: Optional[Tensor]) -> Optional[Tensor]:
+def _adjacent(x: Tensor | None) -> Tensor | None:
     """Rows whose columns lie side by side; a copy only where they do not."""
     return x if x is None or x.stride(-1) == 1 else x.contiguous()
 
 
-def _factor(x: Optional[Tensor], q: Tensor) -> Optional[Tensor]:
+def _factor(x: Tensor | None, q: Tensor) -> Tensor | None:
     return None if x is None else _adjacent(x.to(torch.float64 if q.dtype == torch.float64 else torch.float32))
 
 
 @torch.library.custom_op("gazekit::block_sparse", mutates_args=())
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, key_bias: Optional[Tensor], fq: Optional[Tensor], fk: Optional[Tensor],
+    q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None, fq: Tensor | None, fk: Tensor | None,
     forward_tables: list[Tensor], backward_tables: list[Tensor], sizes: list[int], counts: list[int],
     flags: list[bool], plans: list[int], scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -594,7 +599,7 @@ def _forward(
 
 @_forward.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, key_bias: Optional[Tensor], fq: Optional[Tensor], fk: Optional[Tensor],
+    q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None, fq: Tensor | None, fk: Tensor | None,
     forward_tables: list[Tensor], backward_tables: list[Tensor], sizes: list[int], counts: list[int],
     flags: list[bool], plans: list[int], scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -605,7 +610,7 @@ def _(
 @torch.library.custom_op("gazekit::block_sparse_backward", mutates_args=())
 def _backward(
     grad_out: Tensor, grad_lse: Tensor, out: Tensor, lse: Tensor,
-    q: Tensor, k: Tensor, v: Tensor, key_bias: Optional[Tensor], fq: Optional[Tensor], fk: Optional[Tensor],
+    q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None, fq: Tensor | None, fk: Tensor | None,
     forward_tables: list[Tensor], backward_tables: list[Tensor], sizes: list[int], counts: list[int],
     flags: list[bool], plans: list[int], scale: float,
 ) -> list[Tensor]:  # fmt: skip
@@ -643,7 +648,7 @@ def _backward(
 @_backward.register_fake
 def _(
     grad_out: Tensor, grad_lse: Tensor, out: Tensor, lse: Tensor,
-    q: Tensor, k: Tensor, v: Tensor, key_bias: Optional[Tensor], fq: Optional[Tensor], fk: Optional[Tensor],
+    q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None, fq: Tensor | None, fk: Tensor | None,
     forward_tables: list[Tensor], backward_tables: list[Tensor], sizes: list[int], counts: list[int],
     flags: list[bool], plans: list[int], scale: float,
 ) -> list[Tensor]:  # fmt: skip
@@ -682,8 +687,8 @@ _forward.register_autograd(_input_gradients, setup_context=_keep)
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, key_bias: Optional[Tensor], query_factor: Optional[Tensor],
-    key_factor: Optional[Tensor], plan: BlockPlan, scale: float,
+    q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None, query_factor: Tensor | None,
+    key_factor: Tensor | None, plan: BlockPlan, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Output and lse; see :func:`gazekit.kernels.block_sparse_attention`."""
     tables = _tables(plan, q.device)

@@ -75,11 +75,14 @@ def _weights(
     M = k.shape[1]
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     keys = k.to(dtype).repeat_interleave(H // k.shape[-2], -2)
+    if key_bias is not None:
+        check_broadcast("dense_attention", "key_bias", key_bias, (B, M, H), "(B, M, H)")
+        # What is left out must not matter, NaN included.
+        keys = torch.where((key_bias == -torch.inf)[..., None], 0.0, keys)
     scores = torch.einsum("bnhd,bmhd->bhnm", q.to(dtype), keys) * (D**-0.5 if scale is None else scale)
     if bias is not None:
         scores = scores + bias.to(dtype)
     if key_bias is not None:
-        check_broadcast("dense_attention", "key_bias", key_bias, (B, M, H), "(B, M, H)")
         scores = scores + key_bias.to(dtype).transpose(1, 2)[:, :, None]
     if allowed is not None:
         scores = torch.where(allowed, scores, -torch.inf)

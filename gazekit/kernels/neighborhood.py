@@ -315,7 +315,7 @@ def gather_tile(grid: tuple[int, ...], windows: tuple[Window, ...]) -> tuple[int
     def cost(tile: tuple[tuple[int, float, bool], ...]) -> float:
         edges, pairs, whole = zip(*tile, strict=True)
         masked = 1.0 if all(whole) else 1.0 + _MASK_OVERHEAD
-        return float(math.prod(pairs)) * (1.0 + _TILE_OVERHEAD / math.prod(edges)) * masked
+        return float(math.prod(pairs) * (1.0 + _TILE_OVERHEAD / math.prod(edges)) * masked)
 
     small = [t for t in product(*along) if math.prod(edge for edge, *_ in t) <= 1024]
     return tuple(edge for edge, *_ in min(small or list(product(*along)), key=cost))

@@ -1,4 +1,4 @@
-"""Self-attention as a module, whichever kernel it attends with; and attention of class and grid tokens in tile order."""
+"""Self-attention as a module, whichever kernel it attends with; attention of class and grid tokens in tile order."""
 
 from __future__ import annotations
 
