@@ -25,7 +25,7 @@ from gazekit.kernels.lightning import alibi_log_decay, decay_linear_attention
 from gazekit.kernels.neighborhood import gather_tile, neighborhood_attention, triton_tile
 from gazekit.kernels.plan import plan_windows
 from gazekit.kernels.tile_layout import TileLayout
-from gazekit.kernels.window import Window, axis_bounds, axis_tiles, estimate_speedup, window_mask
+from gazekit.kernels.window import Window, axis_tiles, estimate_speedup, window_mask
 
 Tensors = dict[str, Tensor]
 Solve = Callable[[Tensors], Tensor]
@@ -276,7 +276,7 @@ def _window_contenders(
 
 
 def flex_tiles(grid: tuple[int, ...], windows: tuple[Window, ...], tile: tuple[int, ...], device: torch.device) -> Any:
-    """The windows as a BlockMask over tokens in tile order, from the tables of the axes, never from N x N pairs."""
+    """Windows (without dilation, not causal) as a BlockMask over tokens in tile order, never made from N x N pairs."""
     from torch.nn.attention.flex_attention import BlockMask
 
     layout, block = TileLayout(grid, tile), math.prod(tile)
@@ -289,17 +289,25 @@ def flex_tiles(grid: tuple[int, ...], windows: tuple[Window, ...], tile: tuple[i
         n = visited.shape[0] * len(needed)
         visited = (visited[:, None, :, None] & needed[None, :, None, :]).reshape(n, n)
         full = (full[:, None, :, None] & whole[None, :, None, :]).reshape(n, n)
-    # What is known of each token in tile order: where it is, and which keys it sees; padding is outside the grid.
-    coordinates = torch.stack(torch.meshgrid(*map(torch.arange, grid), indexing="ij"), -1)[None, ..., None, :]
-    at = layout.to_tiles(coordinates + 1)[0, :, 0] - 1  # (tokens, axes), -1 at padding
-    at_axes = [at[:, axis].to(device) for axis in range(len(grid))]
-    bounds = [[b.to(device) for b in axis_bounds(*axis)] for axis in zip(grid, windows, strict=True)]
+
+    # Computed from the indices: FlexAttention compiled for a CPU takes no table that such a function looks up.
+    def places(i: Tensor) -> list[Tensor]:
+        """Where a token in tile order is, per axis."""
+        which, within, at = i // block, i % block, []
+        for rest, edge in reversed(list(zip(layout.rest, tile, strict=True))):
+            at.append(which % rest * edge + within % edge)
+            which, within = which // rest, within // edge
+        return at[::-1]
 
     def seen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        allowed = (at_axes[0][i] >= 0) & (at_axes[0][j] >= 0)
-        for where, (start, end) in zip(at_axes, bounds, strict=True):
-            query = where[i].clamp(min=0)
-            allowed = allowed & (start[query] <= where[j]) & (where[j] < end[query])
+        allowed = None
+        for query, key, length, window in zip(places(i), places(j), grid, windows, strict=True):
+            k, s = window.size, window.stride
+            start = ((query // s * s + s // 2).clamp(max=length - 1) - k // 2).clamp(0, length - k)
+            # Padding is neither seen nor sees.
+            here = (query < length) & (key < length) & (start <= key) & (key < start + k)
+            allowed = here if allowed is None else allowed & here
+        assert allowed is not None
         return allowed
 
     def lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
