@@ -31,9 +31,9 @@ from gazekit.kernels.engine import Candidate, choose, triton_cannot
 from gazekit.kernels.inputs import check_broadcast, check_qkv
 from gazekit.kernels.plan import BlockPlan, BoxPlan, Gather
 
-# Scores computed at once on the way through the tiles (4 MB in float32): they stay in the cache between the
+# Scores computed at once on the way through the tiles (1 MB in float32): they stay in the cache between the
 # matrix products, yet are enough of them for the products to run at full speed.
-_SCORES_AT_ONCE = 2**20
+_SCORES_AT_ONCE = 2**18
 
 
 def block_sparse_attention(
