@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import timm
 import torch
 
-from gazekit import InputError, create_backbone, create_model
+from gazekit import InputError, create_backbone, create_model, datasets, load_model, resources
 from gazekit.backbones import WindowedViT
 from gazekit.kernels import Window, window_mask
 from gazekit.kernels.self_attention import SelfAttention
+from tests.conftest import REAL_DATA, needs_osie
 from tests.models.test_model_laws import make_batch, training_loss
 
 ARCH = "vit_tiny_patch16_224"
@@ -236,3 +240,34 @@ def test_gates_start_open_or_half_open_and_train(gate):
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in gated.parameters())
     with pytest.raises(InputError, match="multiple of the heads, found 12 and 5"):
         SelfAttention(12, 5)
+
+
+@pytest.mark.slow
+@needs_osie
+@pytest.mark.filterwarnings("ignore::gazekit.datasets.dataset.PartialDataWarning")
+def test_the_recipe_trains_on_osie_with_one_line_changed(tmp_path):
+    """The shipped recipe, its backbone replaced; on some of the stimuli, with random weights, as none are shipped."""
+    recipe = resources.resource_path("training", "saliency_readout").read_text(encoding="utf-8")
+    changed = recipe.replace("  backbone: mobilenetv2_100\n", "  backbone: vit_gna\n")
+    assert sum(a != b for a, b in zip(recipe.splitlines(), changed.splitlines(), strict=True)) == 1
+    (tmp_path / "recipe.yaml").write_text(changed, encoding="utf-8")
+    data = datasets.load("osie", root=REAL_DATA)
+    stimuli = data.stimuli["stimulus"][data.stimuli["path"] != ""].tolist()[:6]
+    data.subset(stimuli=stimuli).to_parquet(tmp_path / "osie_part")
+    run = subprocess.run(
+        [
+            sys.executable, "-m", "gazekit.cli", "fit", "--config", str(tmp_path / "recipe.yaml"),
+            "--model.weights", "null", "--data.dataset", str(tmp_path / "osie_part"),
+            "--data.train_split", "all", "--data.val_split", "all", "--data.batch_size", "3",
+            "--data.num_workers", "0", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false",
+            "--trainer.default_root_dir", str(tmp_path / "run"),
+        ],
+        capture_output=True, text=True, check=False, env={**os.environ, "GAZEKIT_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    model = load_model(next((tmp_path / "run").glob("*.ckpt")), expect="saliency_readout")
+    assert isinstance(model.backbone.network, WindowedViT)
+    assert model.backbone.taps == ("blocks.2", "blocks.3", "blocks.4", "blocks.5")
+    assert model.train_stimuli == stimuli
+    # What trains has left its start; the backbone is frozen.
+    assert (model.gain - 1.0).abs().max() > 0
