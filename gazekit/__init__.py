@@ -18,7 +18,7 @@ _LAZY = {
     "create_model": "gazekit.models",
     "load_model": "gazekit.models",
 }
-_MODULES = ("backbones", "datasets", "density", "evaluation", "metrics", "models", "training")
+_MODULES = ("backbones", "datasets", "density", "evaluation", "kernels", "metrics", "models", "training")
 __all__ = [*_LAZY, *_MODULES, "__version__"]
 
 

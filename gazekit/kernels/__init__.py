@@ -15,6 +15,7 @@ from gazekit.kernels.lightning import decay_linear_attention
 from gazekit.kernels.merge import merge_attention
 from gazekit.kernels.neighborhood import neighborhood_attention, neighborhood_weights
 from gazekit.kernels.plan import BlockPlan, plan_band, plan_blocks, plan_ranges, plan_runs, plan_windows
+from gazekit.kernels.self_attention import SelfAttention
 from gazekit.kernels.tile_layout import TileLayout
 from gazekit.kernels.window import SpeedupEstimate, Window, estimate_speedup, suggest_windows, window_mask
 from gazekit.registry import Registry
@@ -25,6 +26,7 @@ __all__ = [
     "BiasFactors",
     "BlockPlan",
     "Choice",
+    "SelfAttention",
     "SpeedupEstimate",
     "TileLayout",
     "Window",

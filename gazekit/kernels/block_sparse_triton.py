@@ -10,6 +10,7 @@ of its factors. Not run on a GPU by the authors yet: checked in Triton's interpr
 # Without postponed annotations: torch.library reads the types of the operators below.
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -525,6 +526,11 @@ def _config(device: torch.device, width: int, tile_q: int, backward: bool) -> di
     return {"num_warps": warps, "num_stages": stages if width <= 128 else 1}
 
 
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Kernels are launched on the current GPU, which need not be the tensors'."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def _padded(width: int) -> int:
     """A product's edges are powers of two of at least 16."""
     return max(16, triton.next_power_of_2(width))
@@ -586,7 +592,7 @@ def _forward(
     n_tiles = triton.cdiv(N, tile_q)
     q, k, v = (_adjacent(x) for x in (q, k, v))  # type: ignore[assignment]
     fq, fk = _factor(fq, q), _factor(fk, q)
-    with torch.device(q.device):
+    with _current(q.device):
         _forward_kernel[(n_tiles, B * H)](
             q, k, v, out, lse, q if key_bias is None else key_bias, q if fq is None else fq, q if fk is None else fk,
             *forward_tables, scale, N, M, H, n_tiles, *plans, *counts,
@@ -633,7 +639,7 @@ def _backward(
         *_strides(q, q.shape), *_strides(k, k.shape), *_strides(v, v.shape), *_strides(key_bias, (B, M, H)),
         *_strides(fq, (B, N, H)), *_strides(fk, (B, M, H)),
     )  # fmt: skip
-    with torch.device(q.device):
+    with _current(q.device):
         _grad_query_kernel[(n_tiles, B * H)](
             q, k, v, g, lse, delta, *operands, dq, dfq, *forward_tables, scale, N, M, H, n_tiles, *plans, *counts,
             *strides, **meta,
