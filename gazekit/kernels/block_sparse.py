@@ -148,8 +148,8 @@ def _triton_cannot(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, bias: BiasF
 class _Gathered(torch.autograd.Function):
     """A few query tiles at a time: gather their keys, matrix products and a softmax in scratch memory.
 
-    Written out rather than left to scaled_dot_product_attention, because that is slower on tiles of 64 queries
-    (it splits them further), gives no gradient to lse, and would keep the gathered keys for the backward pass.
+    Written out, because scaled_dot_product_attention gives no gradient to lse and would keep the gathered keys for
+    the backward pass. Where a piece needs neither mask nor bias, PyTorch's fused operators for a CPU compute it.
     """
 
     @staticmethod
@@ -161,6 +161,16 @@ class _Gathered(torch.autograd.Function):
         out = heads.q.new_zeros((*heads.q.shape[:-1], v.shape[-1]))
         lse = heads.q.new_full((*heads.q.shape[:-1], 1), -torch.inf)
         for piece in heads.pieces():
+            if piece.plain:
+                fused, fused_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                    piece.gather_queries("q", heads.q)[:, None],
+                    piece.gather_keys("k")[:, None],
+                    piece.gather_keys("v")[:, None],
+                    scale=1.0,
+                )
+                piece.put(out, fused[:, 0])
+                piece.put(lse, fused_lse[:, 0, :, None])
+                continue
             scores = piece.scores()
             top = scores.amax(-1, keepdim=True)
             if piece.some_empty:
@@ -174,16 +184,19 @@ class _Gathered(torch.autograd.Function):
             piece.put(lse, total.log_().add_(top))
         ctx.save_for_backward(q, k, v, key_bias, query_factor, key_factor, out, lse)
         ctx.plan, ctx.scale = plan, scale
+        ctx.set_materialize_grads(False)
         return heads.heads_last(out).to(q.dtype), heads.heads_last(lse)[..., 0]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:  # type: ignore[override]
         q, k, v, key_bias, query_factor, key_factor, out, lse = ctx.saved_tensors
         tensors = q, k, v, key_bias, query_factor, key_factor
         heads = _HeadsFirst(*tensors, ctx.plan, ctx.scale)
-        g = heads.heads_first(grad_out)
-        delta = (g * out).sum(-1, keepdim=True) - heads.heads_first(grad_lse[..., None])
+        g = torch.zeros_like(out) if grad_out is None else heads.heads_first(grad_out)
+        delta = (g * out).sum(-1, keepdim=True)
+        if grad_lse is not None:
+            delta -= heads.heads_first(grad_lse[..., None])
         # exp(-inf - (-inf)) is NaN; a row without keys has no score above -inf either.
         lse = lse.masked_fill(lse == -torch.inf, 0.0)
         dq, dk, dv = torch.zeros_like(heads.q), torch.zeros_like(heads.k), torch.zeros_like(heads.v)
@@ -191,6 +204,19 @@ class _Gathered(torch.autograd.Function):
         for piece in heads.pieces():
             queries, upstream = piece.gather_queries("q", heads.q), piece.gather_queries("g", g)
             keys, values = piece.gather_keys("k"), piece.gather_keys("v")
+            if piece.plain and grad_lse is None:
+                saved, saved_lse = piece.gather_queries("out", out), piece.gather_queries("lse", lse)
+                of_piece = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                    *(x[:, None] for x in (upstream, queries, keys, values, saved)),
+                    saved_lse[:, None, :, 0],
+                    0.0,
+                    False,
+                    scale=1.0,
+                )
+                piece.put(dq, of_piece[0][:, 0])
+                piece.add(dk, of_piece[1][:, 0])
+                piece.add(dv, of_piece[2][:, 0])
+                continue
             weights = piece.scores(queries, keys).sub_(piece.gather_queries("lse", lse)).exp_()
             grad_scores = torch.bmm(upstream, values.mT, out=heads.scratch("grad_scores", weights.shape))
             grad_scores.sub_(piece.gather_queries("delta", delta)).mul_(weights)
@@ -312,6 +338,9 @@ class _Piece:
         self.real = (self.rows >= 0).nonzero()[:, 0] if gather.masked and bool((self.rows < 0).any()) else None
         self.from_rows = self.rows if self.real is None else self.rows.clamp(min=0)
         self.some_empty = gather.masked or heads.key_bias is not None
+        # The fused operators want values as wide as keys; a float64 one is not worth its own path.
+        fused = heads.q.device.type == "cpu" and heads.dtype == torch.float32
+        self.plain = fused and not self.some_empty and heads.k.shape[-1] == heads.v.shape[-1]
 
     def gather_queries(self, name: str, x: Tensor) -> Tensor:
         """(B, E, G, N, X) -> (b e c, G T, X)."""
@@ -347,14 +376,14 @@ class _Piece:
     def put(self, into: Tensor, x: Tensor) -> None:
         """Write (b e c, G T, X) to the queries' rows of (B, E, G, N, X)."""
         G, X = self.heads.G, x.shape[-1]
-        x = x.view(self.b, self.e, self.c, G, self.T, X).transpose(2, 3).reshape(self.b, self.e, G, -1, X)
+        x = x.reshape(self.b, self.e, self.c, G, self.T, X).transpose(2, 3).reshape(self.b, self.e, G, -1, X)
         if self.real is not None:
             x = x.index_select(3, self.real)
         into[self.at].index_copy_(3, self.rows if self.real is None else self.rows[self.real], x)
 
     def add(self, into: Tensor, x: Tensor) -> None:
         """Add (b e c, U, X) to the keys' rows of (B, E, M, X)."""
-        into[self.at].index_add_(2, self.keys, x.view(self.b, self.e, self.c * self.U, -1))
+        into[self.at].index_add_(2, self.keys, x.reshape(self.b, self.e, self.c * self.U, -1))
 
     def add_per_head(self, into: Tensor, x: Tensor) -> None:
         """Add (b e c, G T, U), summed over the queries, to the keys of (B, E, G, M)."""

@@ -358,3 +358,20 @@ def test_arguments_that_do_not_fit_are_one_line(match, kwargs):
     with pytest.raises(InputError, match=f"^neighborhood_attention.*{match}") as caught:
         neighborhood_attention(*qkv((4, 5)), (3, 3), **kwargs)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("use_lse", [False, True])
+@pytest.mark.parametrize("Hk", [1, 4])
+def test_pieces_without_mask_in_float32(Hk, use_lse):
+    """Blocks need no mask and take PyTorch's fused operators; with a gradient of lse they cannot."""
+    windows = Window(4, 4), Window(6, 6)
+    results = []
+    for backend, dtype in (("torch", torch.float32), ("reference", torch.float64)):
+        q, k, v = (x.to(dtype).requires_grad_() for x in qkv((8, 12), H=4, Hk=Hk, D=16, Dv=16))
+        out, lse = neighborhood_attention(q, k, v, windows, return_lse=True, backend=backend)
+        loss = (out * randn(*out.shape, seed=7).to(dtype)).sum()
+        if use_lse:
+            loss = loss + (lse * randn(*lse.shape, seed=8).to(dtype)).sum()
+        results.append([x.double() for x in (out, lse, *torch.autograd.grad(loss, (q, k, v)))])
+    # Float32 sums over 24 keys, and over as many queries of four heads.
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
