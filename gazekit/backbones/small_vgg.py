@@ -1,0 +1,76 @@
+"""A small VGG of five stages, for networks that are trained from scratch here and for the one that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gazekit.errors import InputError
+
+# Channels per stage, and 3x3 convolutions in each: VGG16 at a tenth of its width, and shallower.
+CHANNELS = (16, 32, 64, 96, 128)
+CONVOLUTIONS = (1, 1, 2, 2, 2)
+
+
+class SmallVGG(nn.Module):
+    """3x3 convolutions with ReLU in five stages, 2x2 average pooling after each, then a mean over places.
+
+    Module names follow VGG: ``conv3_2`` is the second convolution of stage 3 (its ReLU is ``relu3_2``), ``pool3``
+    what follows it. While it is trained every convolution is followed by batch normalization; :meth:`fold` works
+    that into the convolutions, which is the form that weights are stored in.
+
+    Args:
+        num_classes: Of the classifier; 0 leaves it out.
+        channels: Per stage.
+        normalized: With batch normalization, to be trained; else in the folded form.
+
+    """
+
+    def __init__(self, num_classes: int = 0, channels: Sequence[int] = CHANNELS, normalized: bool = False) -> None:
+        super().__init__()
+        if len(channels) != len(CONVOLUTIONS):
+            raise InputError(f"a small VGG has {len(CONVOLUTIONS)} stages, got channels {list(channels)}")
+        self.channels, self.normalized = tuple(channels), normalized
+        self.features = nn.Sequential()
+        before = 3
+        for stage, (n_channels, n_convolutions) in enumerate(zip(channels, CONVOLUTIONS, strict=True), start=1):
+            for i in range(1, n_convolutions + 1):
+                convolution = nn.Conv2d(before, n_channels, 3, padding=1, bias=not normalized)
+                nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+                self.features.add_module(f"conv{stage}_{i}", convolution)
+                if normalized:
+                    self.features.add_module(f"norm{stage}_{i}", nn.BatchNorm2d(n_channels))
+                self.features.add_module(f"relu{stage}_{i}", nn.ReLU())
+                before = n_channels
+            # As "same" padding of stride 2: an odd side keeps its last row, which is averaged over what is there.
+            pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+            self.features.add_module(f"pool{stage}", pool)
+        self.classifier = nn.Linear(before, num_classes) if num_classes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, num_classes) logits, or the last map without a classifier."""
+        x = self.features(x)
+        return x if self.classifier is None else self.classifier(x.mean((-2, -1)))
+
+    @torch.no_grad()
+    def fold(self) -> SmallVGG:
+        """The same function in evaluation mode, without batch normalization and classifier."""
+        folded = SmallVGG(channels=self.channels)
+        modules = dict(self.features.named_children())
+        for name, convolution in folded.features.named_children():
+            if not isinstance(convolution, nn.Conv2d):
+                continue
+            trained, norm = modules[name], modules.get(name.replace("conv", "norm"))
+            assert isinstance(trained, nn.Conv2d)
+            weight, bias = trained.weight, trained.bias
+            if isinstance(norm, nn.BatchNorm2d):
+                assert norm.running_var is not None
+                assert norm.running_mean is not None
+                gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+                weight, bias = weight * gain[:, None, None, None], norm.bias - norm.running_mean * gain
+            assert convolution.bias is not None
+            convolution.weight.copy_(weight)
+            convolution.bias.copy_(bias)
+        return folded.eval()
