@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,17 @@ class Backbone(nn.Module):
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return tuple(m.contiguous() for m in self.network(x))
 
+    def insert_behind(self, modules: Mapping[str, nn.Module]) -> None:
+        """Put a module behind a tapped layer: what follows the layer in the network sees its output, the tap does not.
+
+        Raises:
+            InputError: The backbone is not tapped by names of modules.
+
+        """
+        if not isinstance(self.network, _NamedTaps):
+            raise InputError(f"backbone {self.name!r}: modules can be inserted behind layers that are tapped by name")
+        self.network.insert_behind(modules)
+
 
 def create_backbone(
     name: str,
@@ -193,7 +204,7 @@ def _timm(
             f"$GAZEKIT_WEIGHTS, or use {arch!r}, whose weights timm downloads"
         )
     kwargs = dict(variant.get("kwargs", {}))
-    state = _read_state(file) if file else None
+    state = read_state(file) if file else None
     if state and "classifier.weight" in state:
         kwargs["num_classes"] = len(state["classifier.weight"])
     try:
@@ -222,7 +233,7 @@ def _torchvision(
         if not download:
             raise
         raise _download_failed(name, "torchvision", error) from error
-    state = _read_state(file) if file else None
+    state = read_state(file) if file else None
     source = _settle_weights(network, state, file, "torchvision:DEFAULT" if download else None)
     return network, _IMAGENET_MEAN, _IMAGENET_STD, source
 
@@ -236,7 +247,7 @@ def _download_failed(name: str, library: str, error: Exception) -> InputError:
     )
 
 
-def _read_state(file: Path) -> dict[str, Tensor]:
+def read_state(file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -271,10 +282,10 @@ def _settle_weights(
             )
         network.load_state_dict(state)
         return WeightsSource(file.name, sha256_of(file), "file")
-    return WeightsSource(downloaded or "random", _digest(network), "tensors")
+    return WeightsSource(downloaded or "random", digest_of(network), "tensors")
 
 
-def _digest(network: nn.Module) -> str:
+def digest_of(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(network.state_dict().items()):
         digest.update(key.encode())
@@ -321,6 +332,19 @@ class _NamedTaps(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.network(x)
         return [maps[key] for key in self.keys]
+
+    def insert_behind(self, modules: Mapping[str, nn.Module]) -> None:
+        graph: Any = self.network.graph
+        output = next(node for node in graph.nodes if node.op == "output")
+        for key, module in modules.items():
+            tapped = output.args[0][key]
+            name = f"behind_{key.replace('.', '_')}"
+            self.network.add_module(name, module)
+            with graph.inserting_after(tapped):
+                inserted = graph.call_module(name, (tapped,))
+            for user in [u for u in tapped.users if u not in (inserted, output)]:
+                user.replace_input_with(tapped, inserted)
+        self.network.recompile()
 
 
 def _check_strides(strides: Sequence[int | str], found: list[int], name: str) -> None:
