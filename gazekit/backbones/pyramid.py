@@ -124,8 +124,9 @@ def create_backbone(
     """Build a feature pyramid by name.
 
     Args:
-        name: A timm name (``mobilenetv2_100``, also ``timm/...``), ``torchvision/...``, or one of
-            the variants known here (``mobilenetv2_100.tf_in1k``).
+        name: A timm name (``mobilenetv2_100``, also ``timm/...``), ``torchvision/...``, one of
+            the variants known here (``mobilenetv2_100.tf_in1k``), or ``gazekit/small_vgg``, whose weights ship
+            with gazekit (see ``small_vgg.yaml`` beside them for what they can and cannot do).
         weights: ``"pretrained"`` takes a file named after the backbone from a weights folder (see
             :func:`find_weights`), else the owning library's download; a path takes that file
             (safetensors, or a ``.pt`` of plain tensors); None leaves the weights random.
@@ -138,17 +139,17 @@ def create_backbone(
 
     """
     library, _, short = name.rpartition("/")
-    if library not in ("", "timm", "torchvision"):
-        raise unknown_name("backbone library", library, ["timm", "torchvision"])
+    if library not in ("", "timm", "torchvision", "gazekit"):
+        raise unknown_name("backbone library", library, ["timm", "torchvision", "gazekit"])
     file = _weights_file(name, weights)
-    pick = _torchvision if library == "torchvision" else _timm
+    pick = {"torchvision": _torchvision, "gazekit": _own}.get(library, _timm)
     network, mean, std, source = pick(short, weights, file)
     pyramid: nn.Module
     if all(isinstance(tap, str) for tap in taps):
         pyramid = _NamedTaps(network, {str(tap): str(tap) for tap in taps}, name)
     elif not all(isinstance(tap, int) for tap in taps):
         raise InputError(f"backbone {name!r}: taps are all strides or all module names, found {list(taps)}")
-    elif library == "torchvision":
+    elif library in ("torchvision", "gazekit"):
         found = _last_module_of_each_stride(network)
         _check_strides(taps, list(found), name)
         pyramid = _NamedTaps(network, {found[int(tap)]: str(tap) for tap in taps}, name)
@@ -236,6 +237,20 @@ def _torchvision(
     state = read_state(file) if file else None
     source = _settle_weights(network, state, file, "torchvision:DEFAULT" if download else None)
     return network, _IMAGENET_MEAN, _IMAGENET_STD, source
+
+
+def _own(
+    name: str, weights: str | Path | None, file: Path | None
+) -> tuple[nn.Module, Sequence[float], Sequence[float], WeightsSource]:
+    from gazekit.backbones.small_vgg import SHIPPED, SmallVGG
+
+    if name != "small_vgg":
+        raise unknown_name("backbone", f"gazekit/{name}", ["gazekit/small_vgg"])
+    file = file or (SHIPPED if weights == "pretrained" else None)
+    state = read_state(file) if file else None
+    network = SmallVGG() if state is None else SmallVGG.shaped_like(state)
+    half = (0.5, 0.5, 0.5)
+    return network.eval(), half, half, _settle_weights(network, state, file, None)
 
 
 def _download_failed(name: str, library: str, error: Exception) -> InputError:

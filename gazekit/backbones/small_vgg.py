@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,10 @@ from gazekit.errors import InputError
 # Channels per stage, and 3x3 convolutions in each: VGG16 at a tenth of its width, and shallower.
 CHANNELS = (16, 32, 64, 96, 128)
 CONVOLUTIONS = (1, 1, 2, 2, 2)
+# The weights that ship; how they came about and what they are good for stands beside them, in small_vgg.yaml.
+SHIPPED = Path(__file__).parent / "weights" / "small_vgg.safetensors"
+# What a search taps: the last convolution of the stages with strides 4, 8 and 16, before their pooling.
+SEARCH_TAPS = ("features.relu3_2", "features.relu4_2", "features.relu5_2")
 
 
 class SmallVGG(nn.Module):
@@ -54,6 +59,12 @@ class SmallVGG(nn.Module):
         x = self.features(x)
         return x if self.classifier is None else self.classifier(x.mean((-2, -1)))
 
+    @classmethod
+    def shaped_like(cls, state: Mapping[str, Tensor]) -> SmallVGG:
+        """A folded network of the widths that these weights have; the default ones where they tell nothing."""
+        first = [state.get(f"features.conv{stage}_1.weight") for stage in range(1, len(CONVOLUTIONS) + 1)]
+        return cls(channels=[n if w is None else len(w) for n, w in zip(CHANNELS, first, strict=True)])
+
     @torch.no_grad()
     def fold(self) -> SmallVGG:
         """The same function in evaluation mode, without batch normalization and classifier."""
@@ -72,5 +83,6 @@ class SmallVGG(nn.Module):
                 weight, bias = weight * gain[:, None, None, None], norm.bias - norm.running_mean * gain
             assert convolution.bias is not None
             convolution.weight.copy_(weight)
+            assert bias is not None
             convolution.bias.copy_(bias)
         return folded.eval()

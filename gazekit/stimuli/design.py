@@ -155,7 +155,9 @@ class SearchDesign:
 
         put("target", as_versions(self.target))
         if isinstance(self.distractors, Drawing) or not self.distractors:
-            raise InputError(f"{self._at('distractors')} must be a list of one or more items, found {self.distractors!r}")
+            raise InputError(
+                f"{self._at('distractors')} must be a list of one or more items, found {self.distractors!r}"
+            )
         put("distractors", tuple(as_versions(kind) for kind in self.distractors))
         put("set_sizes", tuple(self.set_sizes))
         for key, known in _CHOICES.items():
@@ -192,8 +194,8 @@ class SearchDesign:
         for free, cell in zip(jitter, self.cell_wh_px, strict=True):
             if free - 1 > cell - self.item_px:
                 raise InputError(
-                    f"{self._at('jitter_dva')} is {self.jitter_dva}: items of {self.item_px} px would leave their cells "
-                    f"of {cell} px; at most {(cell - self.item_px + 1) / self.px_per_dva:.3g}"
+                    f"{self._at('jitter_dva')} is {self.jitter_dva}: items of {self.item_px} px would leave their "
+                    f"cells of {cell} px; at most {(cell - self.item_px + 1) / self.px_per_dva:.3g}"
                 )
         put("jitter_wh_px", tuple(jitter))
         self._check_set_sizes()

@@ -46,7 +46,7 @@ def fisheye(image: Tensor, strength: float = 1.0) -> Tensor:
         raise InputError(f"strength of a fisheye must be 0 or more, got {strength}")
     square = to_square(image)
     half = square.shape[-1] / 2.0
-    x, y = _pixel_offsets(*square.shape[-2:], square)
+    x, y = _pixel_offsets(square.shape[-2], square.shape[-1], square)
     gain = (1.0 + strength * (x.square() + y.square()) / half**2) / (1.0 + strength)
     return _resample(square, x * gain, y * gain, padding="zeros")
 

@@ -46,7 +46,8 @@ class Drawing(ABC):
         if value.ndim == 2:
             value = np.repeat(value[..., None], 3, axis=2)
         mixed = background + contrast * cover[..., None] * (value - background)
-        return np.rint(mixed.clip(0.0, 255.0)).astype(np.uint8)
+        pixels: NDArray[np.uint8] = np.rint(mixed.clip(0.0, 255.0)).astype(np.uint8)
+        return pixels
 
     def turned(self, degrees: float) -> Drawing:
         """Counterclockwise about the middle of the box."""
@@ -217,9 +218,8 @@ class Picture(Drawing):
         rgba = np.concatenate([mixed.clip(0.0, 255.0), picture[..., 3:]], -1)
         Image.fromarray(np.rint(rgba).astype(np.uint8), "RGBA").save(buffer, "PNG")
         data = base64.b64encode(buffer.getvalue()).decode()
-        return (
-            f'<image width="{side:g}" height="{side:g}" preserveAspectRatio="none" href="data:image/png;base64,{data}"/>'
-        )
+        where = f'width="{side:g}" height="{side:g}" preserveAspectRatio="none"'
+        return f'<image {where} href="data:image/png;base64,{data}"/>'
 
 
 @dataclass(frozen=True)
@@ -372,7 +372,9 @@ def drawing_from(spec: Any) -> tuple[Drawing, ...]:
     if isinstance(spec, str):
         spec = {spec: {}}
     if not isinstance(spec, dict) or len(spec) != 1:
-        raise InputError(f"an item is a name or one name with arguments, such as {{bar: {{degrees: 20}}}}; found {spec!r}")
+        raise InputError(
+            f"an item is a name or one name with arguments, such as {{bar: {{degrees: 20}}}}; found {spec!r}"
+        )
     name, arguments = next(iter(spec.items()))
     if name not in DRAWINGS:
         raise unknown_name("item drawing", name, list(DRAWINGS))

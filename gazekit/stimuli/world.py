@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gazekit.errors import InputError
 
-Field = NDArray[np.float32]
+Field = NDArray[Any]
 
 # Class -> how often, relative to the others: curved contours and oblique ones are the exception.
 CLASSES: dict[str, float] = {
@@ -100,7 +101,8 @@ def _picture(name: str, side: int, rng: np.random.Generator) -> NDArray[np.uint8
     at = (middle + rng.uniform(-jitter, jitter), middle + rng.uniform(-jitter, jitter))
     _draw(canvas, name, x, y, at, rng.uniform(0.16, 0.5) * side, light_deg, rng)
     canvas += rng.normal(0.0, rng.uniform(0.0, 0.04), (side, side, 1)).astype(np.float32)
-    return np.rint(canvas.clip(0.0, 1.0) * 255.0).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(canvas.clip(0.0, 1.0) * 255.0).astype(np.uint8)
+    return pixels
 
 
 def _tint(rng: np.random.Generator, spread: float) -> Field:
@@ -135,7 +137,8 @@ def _draw(
 
 def _edge(distance: Field, soft: float) -> Field:
     """Cover in [0, 1] from a signed distance that is positive inside, one pixel soft."""
-    return (distance / soft + 0.5).clip(0.0, 1.0).astype(np.float32)
+    cover: Field = (distance / soft + 0.5).clip(0.0, 1.0).astype(np.float32)
+    return cover
 
 
 # Shading: the surface's slope against the direction the light comes from, in [-1, 1]; v points down.

@@ -1,4 +1,4 @@
-"""Networks that grow up on one visual diet: small, from scratch, on rendered pictures, with the diet as the only difference."""
+"""Networks that grow up on one visual diet: small, from scratch, on rendered pictures; only the diet differs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class DietRecipe:
                 raise InputError(f"diet recipe: {name} is {getattr(self, name)}, expected 1 or more")
         if self.crop_px < 32 or not 0 <= self.jitter_px <= self.crop_px // 8:
             raise InputError(
-                f"diet recipe: need crop_px >= 32 and 0 <= jitter_px <= crop_px / 8, got {self.crop_px} and {self.jitter_px}"
+                f"diet recipe: need crop_px >= 32 and 0 <= jitter_px <= crop_px / 8, got "
+                f"{self.crop_px} and {self.jitter_px}"
             )
 
     @property
@@ -100,7 +101,8 @@ class DietNetwork(L.LightningModule):
 
     def forward(self, picture: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, classes) logits."""
-        return self.network((picture * 2.0 - 1.0).contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.network((picture * 2.0 - 1.0).contiguous(memory_format=torch.channels_last))
+        return logits
 
     def _step(self, batch: tuple[Tensor, Tensor, Tensor], jitter: int) -> tuple[Tensor, Tensor]:
         picture, label, index = batch
