@@ -169,9 +169,7 @@ class EccentricPool2d(nn.Module):
         if self.spacing == "continuous":
             # The farthest corner still lies in the fovea.
             return self.stride * math.hypot(longest, longest) / 2 < self.fovea_radius_dva * self.px_per_dva
-        rings = rings_of(
-            longest, self.px_per_dva, self.slope, self.fovea_radius_dva, self.ring_dva, self.stride
-        )
+        rings = rings_of(longest, self.px_per_dva, self.slope, self.fovea_radius_dva, self.ring_dva, self.stride)
         return max(rings.kernel) == self.stride
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,9 +183,7 @@ class EccentricPool2d(nn.Module):
         columns = slice(0, pooled_side(width, self.stride))
         return self.average(x, (height, width), (0, 0), rows, columns)
 
-    def average(
-        self, x: Tensor, hw: tuple[int, int], origin: tuple[int, int], rows: slice, columns: slice
-    ) -> Tensor:
+    def average(self, x: Tensor, hw: tuple[int, int], origin: tuple[int, int], rows: slice, columns: slice) -> Tensor:
         """Average pooling of a part of a map.
 
         Args:
@@ -241,9 +237,7 @@ class EccentricPool2d(nn.Module):
         return out
 
     def _geometry(self, height: int, width: int) -> _Geometry:
-        return _Geometry(
-            height, width, self.px_per_dva, self.slope, self.fovea_radius_dva, self.ring_dva, self.stride
-        )
+        return _Geometry(height, width, self.px_per_dva, self.slope, self.fovea_radius_dva, self.ring_dva, self.stride)
 
 
 class _Geometry(NamedTuple):

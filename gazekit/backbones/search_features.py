@@ -45,15 +45,12 @@ class SearchFeatures(nn.Module):
         """(B, 3, h, w) uint8 RGB -> per layer (B, C, q, r) at twice the stride of the maps, or at the same one."""
 
     def background_maps(self, side: int, background: int, px_per_dva: float) -> Any:
-        """What :meth:`search_maps_on_background` needs; None where the network has no faster way."""
+        """What :meth:`search_maps_on_background` needs to know of a crop that is background all over."""
         del side, background, px_per_dva
-        return None
 
-    def search_maps_on_background(
-        self, known: Any, crop: Tensor, background: int, drawn: tuple[int, int, int, int], px_per_dva: float
-    ) -> list[Tensor]:
-        """As :meth:`search_maps` for crops that are background outside rows and columns `drawn` (t, b, l, r)."""
-        del known, background, drawn
+    def search_maps_on_background(self, known: Any, crop: Tensor, px_per_dva: float) -> list[Tensor]:
+        """As :meth:`search_maps`, for crops that are mostly background; a network may do it faster."""
+        del known
         return self.search_maps(crop, px_per_dva)
 
 

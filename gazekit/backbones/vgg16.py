@@ -225,4 +225,6 @@ def read_keras_vgg16(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise InputError(f"{path}: not a readable HDF5 file ({error}); fetch it again") from error
     state = {key: torch.from_numpy(value).float() for key, value in arrays.items()}
-    return {k: v.permute(3, 2, 0, 1).contiguous() if k.endswith("weight") and v.ndim == 4 else v for k, v in state.items()}
+    return {
+        k: v.permute(3, 2, 0, 1).contiguous() if k.endswith("weight") and v.ndim == 4 else v for k, v in state.items()
+    }

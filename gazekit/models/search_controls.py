@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gazekit.displays import SearchDisplays
 from gazekit.errors import InputError
-from gazekit.models.searcher import Attraction, Searcher
+from gazekit.models.searcher import Attraction, Searcher, cells_with_items
 
 
 class ChanceSearch(Searcher):
@@ -53,12 +53,6 @@ class ChanceSearch(Searcher):
             # The largest of equal random numbers is at each place alike. On the CPU: the same on every device.
             value = torch.rand(len(rows), height, width, generator=generator, dtype=torch.float64)
         if self.among == "items" and displays.cells is not None:
-            value = value * with_items(displays.cells, image, displays.background).cpu()
+            holds = cells_with_items(displays.cells, image, displays.background)
+            value = value * (holds[:, :, None, None] & displays.cells).any(1).cpu()
         return Attraction(value.to(image.device))
-
-
-def with_items(cells: Tensor, image: Tensor, background: int) -> Tensor:
-    """(b, H, W) bool, the cells that hold something else than background (by more than JPEG's noise)."""
-    drawn = (image.int() - background).abs().amax(1) > 16
-    holds = (drawn[:, None] & cells).flatten(2).any(2)
-    return (holds[:, :, None, None] & cells).any(1)

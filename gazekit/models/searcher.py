@@ -33,6 +33,8 @@ _COMPAT: dict[str, dict[str, Any]] = {
     "vsa2021": {"landing": "block_corner", "oracle": "window", "test_last": False, "ior": "erase"}
 }
 _CHOICES = {"landing": ("block_center", "block_corner"), "oracle": ("cell", "window"), "ior": ("erase", "map")}
+# Grey levels by which a background saved as JPEG may vary.
+_NOISE = 16
 # Where a picture has no stated geometry.
 _ASSUMED_PX_PER_DVA = 30.0
 
@@ -140,6 +142,11 @@ class Searcher(GazeModel):
         """Whether a place of attraction 0 may be fixated all the same (a searcher that draws)."""
         return False
 
+    def recognizes(self, begun: Any, displays: SearchDisplays, rows: Tensor, fixation: Tensor, found: Tensor) -> Tensor:
+        """(b,) bool, whether the searcher says that it found the target; `found` is the truth."""
+        del begun, displays, rows, fixation
+        return found
+
     # Searching
 
     @torch.no_grad()
@@ -185,11 +192,19 @@ class Searcher(GazeModel):
         selectable = torch.ones(n, height, width, dtype=torch.bool, device=device)
         if displays.cells is not None:
             selectable &= displays.cells.any(0)
+        said_yes = torch.zeros(n, dtype=torch.bool, device=device)
         active = torch.arange(n, device=device)
+
+        def test(step: int) -> Tensor:
+            """Who goes on after fixation `step`."""
+            found = self._ask(judge, fixation[active], active)
+            yes = self.recognizes(begun, displays, active, fixation[active], found)
+            n_fixations[active[found & yes]] = float(step)
+            said_yes[active] = yes
+            return active[~yes]
+
         if test_initial:
-            found = self._ask(judge, fixation, active)
-            n_fixations[active[found]] = 0.0
-            active = active[~found]
+            active = test(0)
         for step in range(1, displays.max_fixations + 1):
             if free and len(active):
                 forbid_squares(selectable, active, fixation[active], displays.window_px)
@@ -207,11 +222,9 @@ class Searcher(GazeModel):
             if displays.cells is not None:
                 self._visit(displays, displays.cells, active, fixation[active], selectable, image)
             if step < displays.max_fixations or self.test_last:
-                found = self._ask(judge, fixation[active], active)
-                n_fixations[active[found]] = float(step)
-                active = active[~found]
+                active = test(step)
         xy = (path.flip(-1).float() + 0.5) * valid[..., None]
-        return SearchPaths(xy, valid, n_fixations, n_fixations.isfinite(), maps)
+        return SearchPaths(xy, valid, n_fixations, said_yes, maps)
 
     def _ask(self, judge: Oracle, fixation: Tensor, rows: Tensor) -> Tensor:
         answer = judge(fixation.flip(-1).float() + 0.5, rows)
@@ -473,6 +486,12 @@ def cell_boxes(cells: Tensor) -> Tensor:
     first_row, first_column = rows.argmax(1), columns.argmax(1)
     last_row, last_column = height - rows.flip(1).argmax(1), width - columns.flip(1).argmax(1)
     return torch.stack([first_row, first_column, last_row, last_column], 1)
+
+
+def cells_with_items(cells: Tensor, image: Tensor, background: int) -> Tensor:
+    """(b, N) bool, which cells hold something else than background (by more than JPEG's noise)."""
+    drawn = (image.int() - background).abs().amax(1) > _NOISE
+    return (drawn[:, None] & cells).flatten(2).any(2)
 
 
 def _starting(displays: SearchDisplays, start_xy_px: Tensor) -> SearchDisplays:
