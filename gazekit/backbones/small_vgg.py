@@ -16,14 +16,14 @@ CONVOLUTIONS = (1, 1, 2, 2, 2)
 # The weights that ship; how they came about and what they are good for stands beside them, in small_vgg.yaml.
 SHIPPED = Path(__file__).parent / "weights" / "small_vgg.safetensors"
 # What a search taps: the last convolution of the stages with strides 4, 8 and 16, before their pooling.
-SEARCH_TAPS = ("features.relu3_2", "features.relu4_2", "features.relu5_2")
+SEARCH_TAPS = ("stage3.relu2", "stage4.relu2", "stage5.relu2")
 
 
 class SmallVGG(nn.Module):
     """3x3 convolutions with ReLU in five stages, 2x2 average pooling after each, then a mean over places.
 
-    Module names follow VGG: ``conv3_2`` is the second convolution of stage 3 (its ReLU is ``relu3_2``), ``pool3``
-    what follows it. While it is trained every convolution is followed by batch normalization; :meth:`fold` works
+    Modules are named as VGG's layers are: ``stage3.conv2`` is conv3_2, ``stage3.relu2`` its ReLU, ``stage3.pool`` what
+    follows it. While it is trained every convolution is followed by batch normalization; :meth:`fold` works
     that into the convolutions, which is the form that weights are stored in.
 
     Args:
@@ -38,39 +38,41 @@ class SmallVGG(nn.Module):
         if len(channels) != len(CONVOLUTIONS):
             raise InputError(f"a small VGG has {len(CONVOLUTIONS)} stages, got channels {list(channels)}")
         self.channels, self.normalized = tuple(channels), normalized
-        self.features = nn.Sequential()
+        self.stages = range(1, len(channels) + 1)
         before = 3
-        for stage, (n_channels, n_convolutions) in enumerate(zip(channels, CONVOLUTIONS, strict=True), start=1):
+        for stage, n_channels, n_convolutions in zip(self.stages, channels, CONVOLUTIONS, strict=True):
+            layers = nn.Sequential()
             for i in range(1, n_convolutions + 1):
                 convolution = nn.Conv2d(before, n_channels, 3, padding=1, bias=not normalized)
                 nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-                self.features.add_module(f"conv{stage}_{i}", convolution)
+                layers.add_module(f"conv{i}", convolution)
                 if normalized:
-                    self.features.add_module(f"norm{stage}_{i}", nn.BatchNorm2d(n_channels))
-                self.features.add_module(f"relu{stage}_{i}", nn.ReLU())
+                    layers.add_module(f"norm{i}", nn.BatchNorm2d(n_channels))
+                layers.add_module(f"relu{i}", nn.ReLU())
                 before = n_channels
             # As "same" padding of stride 2: an odd side keeps its last row, which is averaged over what is there.
-            pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
-            self.features.add_module(f"pool{stage}", pool)
+            layers.add_module("pool", nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False))
+            self.add_module(f"stage{stage}", layers)
         self.classifier = nn.Linear(before, num_classes) if num_classes else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_classes) logits, or the last map without a classifier."""
-        x = self.features(x)
+        for stage in self.stages:
+            x = getattr(self, f"stage{stage}")(x)
         return x if self.classifier is None else self.classifier(x.mean((-2, -1)))
 
     @classmethod
     def shaped_like(cls, state: Mapping[str, Tensor]) -> SmallVGG:
         """A folded network of the widths that these weights have; the default ones where they tell nothing."""
-        first = [state.get(f"features.conv{stage}_1.weight") for stage in range(1, len(CONVOLUTIONS) + 1)]
+        first = [state.get(f"stage{stage}.conv1.weight") for stage in range(1, len(CONVOLUTIONS) + 1)]
         return cls(channels=[n if w is None else len(w) for n, w in zip(CHANNELS, first, strict=True)])
 
     @torch.no_grad()
     def fold(self) -> SmallVGG:
         """The same function in evaluation mode, without batch normalization and classifier."""
         folded = SmallVGG(channels=self.channels)
-        modules = dict(self.features.named_children())
-        for name, convolution in folded.features.named_children():
+        modules = dict(self.named_modules())
+        for name, convolution in folded.named_modules():
             if not isinstance(convolution, nn.Conv2d):
                 continue
             trained, norm = modules[name], modules.get(name.replace("conv", "norm"))

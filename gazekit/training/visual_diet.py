@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gazekit import __version__
-from gazekit.backbones.small_vgg import CHANNELS, SmallVGG
+from gazekit.backbones.small_vgg import CHANNELS, SEARCH_TAPS, SmallVGG
 from gazekit.errors import InputError
 from gazekit.files import written_aside
 from gazekit.models.base import seed_of
@@ -50,6 +50,8 @@ class DietRecipe:
         batch_size: Pictures per step.
         lr: Peak of the learning rate, which rises over the first tenth and then falls along a cosine.
         weight_decay: Of AdamW.
+        quiet: Weight of a penalty on dense activity in the layers that a search taps. Cross-entropy alone lets
+            units fire on empty ground, and a search by raw correlation then looks at the ground.
         jitter_px: The crop's middle is off the picture's by up to this much along both axes.
         channels: Per stage of the network.
         picture_seed: Of the world.
@@ -68,6 +70,7 @@ class DietRecipe:
     batch_size: int = 64
     lr: float = 3e-3
     weight_decay: float = 1e-4
+    quiet: float = 0.5
     jitter_px: int = 4
     channels: tuple[int, ...] = CHANNELS
     picture_seed: int = 0
@@ -98,11 +101,22 @@ class DietNetwork(L.LightningModule):
         self.recipe = recipe
         self.network = SmallVGG(len(CLASSES), recipe.channels, normalized=True)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._tapped: list[Tensor] = []
+        for name in SEARCH_TAPS:
+            self.network.get_submodule(name).register_forward_hook(lambda *maps: self._tapped.append(maps[-1]))
 
     def forward(self, picture: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, classes) logits."""
+        self._tapped.clear()
         logits: Tensor = self.network((picture * 2.0 - 1.0).contiguous(memory_format=torch.channels_last))
         return logits
+
+    def _activity(self, map_: Tensor) -> Tensor:
+        """Share of a layer's units and places that are active, in (0, 1]: Treves and Rolls' (1991) sparseness.
+
+        It does not change with the scale of the activity, which the next layer's normalization would undo.
+        """
+        return map_.mean().square() / map_.square().mean().clamp(min=1e-12)
 
     def _step(self, batch: tuple[Tensor, Tensor, Tensor], jitter: int) -> tuple[Tensor, Tensor]:
         picture, label, index = batch
@@ -118,6 +132,8 @@ class DietNetwork(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         logits, label = self._step(batch, self.recipe.jitter_px)
         loss = F.cross_entropy(logits, label, label_smoothing=0.05)
+        if self.recipe.quiet:
+            loss = loss + self.recipe.quiet * torch.stack([self._activity(m) for m in self._tapped]).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
