@@ -1,8 +1,8 @@
 """Pooling whose window grows with eccentricity: a layer that gives any CNN a fovea.
 
 The window of the plain pooling is used within a fovea around the middle of the map; beyond it the window's side grows
-by `slope` input pixels per input pixel of eccentricity, as receptive fields do along the ventral stream. In the published
-form (Gupta et al. 2021, NeurIPS 34) it grows in rings of one degree; the continuous form has no rings.
+by `slope` input pixels per input pixel of eccentricity, as receptive fields do along the ventral stream. In the
+published form (Gupta et al. 2021, NeurIPS 34) it grows in rings of one degree; the continuous form has no rings.
 
 Windows are placed as TensorFlow places them with "SAME" padding, and an average is over the real cells alone.
 """
@@ -22,6 +22,8 @@ from gazekit.registry import unknown_name
 
 Mode = Literal["avg", "max"]
 Spacing = Literal["rings", "continuous"]
+# First row, last row + 1, first column, last column + 1.
+Box = tuple[int, int, int, int]
 
 # The published VGG16: slope per pooling stage, radius of the fovea and width of a ring in degrees.
 VGG16_SLOPES = (0.0, 0.0, 0.07, 0.16, 0.32)
@@ -178,7 +180,8 @@ class EccentricPool2d(nn.Module):
         if self.is_plain(height, width):
             return x if self.stride == 1 else same_pool2d(x, self.stride, self.stride, self.mode)
         if self.mode == "max":
-            return self._maximum(x)
+            whole = (0, pooled_side(height, self.stride), 0, pooled_side(width, self.stride))
+            return self._maximum(x, (height, width), (0, 0), whole)
         rows = slice(0, pooled_side(height, self.stride))
         columns = slice(0, pooled_side(width, self.stride))
         return self.average(x, (height, width), (0, 0), rows, columns)
@@ -215,25 +218,65 @@ class EccentricPool2d(nn.Module):
         total = corner(bottom, right).sub_(corner(top, right)).sub_(corner(bottom, left)).add_(corner(top, left))
         return (total.unflatten(2, area.shape) / area).to(x.dtype)
 
-    def _maximum(self, x: Tensor) -> Tensor:
+    def reached(self, hw: tuple[int, int], box: Box) -> Box:
+        """The output cells (in a box) whose windows touch a box of the input.
+
+        Args:
+            hw: Height and width of the input.
+            box: First row, last row + 1, first column, last column + 1.
+
+        """
+        top, bottom, left, right = _window_edges(self._geometry(*hw), self.spacing)
+        touched = (top < box[1]) & (bottom > box[0]) & (left < box[3]) & (right > box[2])
+        rows, columns = touched.any(1).nonzero()[:, 0], touched.any(0).nonzero()[:, 0]
+        return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+    def needed(self, hw: tuple[int, int], box: Box) -> Box:
+        """The input cells (in a box) that the windows of a box of output cells cover."""
+        edges = _window_edges(self._geometry(*hw), self.spacing)
+        top, bottom, left, right = (edge[box[0] : box[1], box[2] : box[3]] for edge in edges)
+        low = (math.floor(float(edge.min())) for edge in (top, left))
+        high = (math.ceil(float(edge.max())) for edge in (bottom, right))
+        (r0, c0), (r1, c1) = low, high
+        return r0, r1, c0, c1
+
+    def part(self, x: Tensor, hw: tuple[int, int], origin: tuple[int, int], box: Box) -> Tensor:
+        """The output cells of `box`, from a part of the input that holds all that they need; see :meth:`needed`.
+
+        Args:
+            x: (B, C, h, w) part of the input.
+            hw: Height and width of the whole input.
+            origin: Row and column of the whole input at which `x` begins.
+            box: Of the output.
+
+        """
+        if self.mode == "max":
+            return self._maximum(x, hw, origin, box)
+        if self.is_plain(*hw):
+            return same_pool2d(x, self.stride, self.stride)
+        return self.average(x, hw, origin, slice(box[0], box[1]), slice(box[2], box[3]))
+
+    def _maximum(self, x: Tensor, hw: tuple[int, int], origin: tuple[int, int], box: Box) -> Tensor:
         """Each window size only on the box around the cells that use it."""
-        kernels = self.kernels(x.shape[-2], x.shape[-1])
-        height, width = x.shape[-2:]
+        kernels = self.kernels(*hw)[box[0] : box[1], box[2] : box[3]]
         out = x.new_empty(*x.shape[:2], *kernels.shape)
         for k in kernels.unique().tolist():
             here = (kernels == k).to(x.device)
-            rows, columns = here.any(1).nonzero()[:, 0], here.any(0).nonzero()[:, 0]
-            (r0, r1), (c0, c1) = ((int(i[0]), int(i[-1]) + 1) for i in (rows, columns))
-            part = []
-            for first, last, side in ((c0, c1, width), (r0, r1, height)):
-                begin = self.stride * first - padding_before(side, k, self.stride)
-                end = self.stride * (last - 1) - padding_before(side, k, self.stride) + k
-                part.append((max(begin, 0), min(end, side), max(-begin, 0), max(end - side, 0)))
-            (left, right, pad_left, pad_right), (top, bottom, pad_top, pad_bottom) = part
-            piece = F.pad(x[..., top:bottom, left:right], (pad_left, pad_right, pad_top, pad_bottom), value=-math.inf)
+            spans, cuts, pads = [], [], []
+            for axis, side in enumerate(hw):
+                used = here.any(1 - axis).nonzero()[:, 0]
+                first, last = int(used[0]), int(used[-1]) + 1
+                begin = self.stride * (first + box[2 * axis]) - padding_before(side, k, self.stride)
+                end = self.stride * (last - 1 + box[2 * axis]) - padding_before(side, k, self.stride) + k
+                # What is not in this part is not in the map either: it never wins.
+                low, high = origin[axis], origin[axis] + x.shape[2 + axis]
+                spans.append(slice(first, last))
+                cuts.append(slice(max(begin, low) - low, min(end, high) - low))
+                pads.append((max(low - begin, 0), max(end - high, 0)))
+            piece = F.pad(x[..., cuts[0], cuts[1]], (*pads[1], *pads[0]), value=-math.inf)
             pooled = F.max_pool2d(piece, k, self.stride)
-            box = out[..., r0:r1, c0:c1]
-            out[..., r0:r1, c0:c1] = torch.where(here[r0:r1, c0:c1], pooled, box)
+            rows, columns = spans
+            out[..., rows, columns] = torch.where(here[rows, columns], pooled, out[..., rows, columns])
         return out
 
     def _geometry(self, height: int, width: int) -> _Geometry:

@@ -8,13 +8,13 @@ the background, which gives the same numbers for a fraction of the work.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gazekit.backbones.eccentric import EccentricPool2d, Mode, Spacing, same_pool2d, vgg16_pools
+from gazekit.backbones.eccentric import Box, EccentricPool2d, Mode, Spacing, same_pool2d, vgg16_pools
 from gazekit.backbones.pyramid import WeightsSource, digest_of, find_weights, read_state
 from gazekit.backbones.search_features import SearchFeatures, full_precision
 from gazekit.errors import InputError
@@ -31,6 +31,23 @@ PREPROCESSING = {
     "caffe": ((103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
     "torchvision": ((255 * 0.406, 255 * 0.456, 255 * 0.485), (255 * 0.225, 255 * 0.224, 255 * 0.229)),
 }
+
+
+class Background(NamedTuple):
+    """Maps of a crop that is background all over.
+
+    Attributes:
+        taps: conv3_3, conv4_3 and conv5_3.
+        pooled: The first two of them after their pooling.
+        search: All three at stride 16.
+        grey: The background.
+
+    """
+
+    taps: list[Tensor]
+    pooled: list[Tensor]
+    search: list[Tensor]
+    grey: int
 
 
 class EccentricVGG16(SearchFeatures):
@@ -131,6 +148,85 @@ class EccentricVGG16(SearchFeatures):
         pooled = [pool(x) for pool, x in zip(self.pools(px_per_dva)[2:], taps, strict=True)]
         return [self._plain(x, times) for x, times in zip(pooled, (2, 1, 0), strict=True)]
 
+    # Displays that are mostly background
+
+    @torch.no_grad()
+    def background_maps(self, side: int, background: int, px_per_dva: float) -> Background:
+        pools = self.pools(px_per_dva)
+        picture = torch.full((1, 3, side, side), background, dtype=torch.uint8, device=self.mean.device)
+        taps = self.un_pooled(picture, px_per_dva)
+        search = [self._plain(x, times) for x, times in zip(taps, (2, 1, 0), strict=True)]
+        pooled = [pools[2](taps[0]), pools[3](taps[1])]
+        return Background(taps, pooled, search, background)
+
+    def search_maps_on_background(self, known: Background, crop: Tensor, px_per_dva: float) -> list[Tensor]:
+        """Exact: every value whose inputs are all background is taken from `known`, the others are computed.
+
+        Each stage computes the box of cells that the drawn part of the crop reaches by then, and pastes it.
+        """
+        each = [self._pasted(known, one, px_per_dva) for one in crop.split(1)]
+        return [torch.cat(maps) for maps in zip(*each, strict=True)]
+
+    def _pasted(self, known: Background, crop: Tensor, px_per_dva: float) -> list[Tensor]:
+        drawn = (crop[0] != known.grey).any(0)
+        if not drawn.any():
+            return known.search
+        rows, columns = drawn.any(1).nonzero()[:, 0], drawn.any(0).nonzero()[:, 0]
+        side, n = crop.shape[-1], known.taps[0].shape[-1]
+        # Cell j of conv3_3 sees the pixels from 4 j - 18 up to 4 j + 22.
+        spans = [(int(i[0]), int(i[-1]) + 1) for i in (rows, columns)]
+        box3 = _box([(-(-(low - 21) // 4), -(-(high + 18) // 4)) for low, high in spans], n)
+        (r0, r1), (c0, c1) = ((4 * box3[i] - 18, 4 * box3[i + 1] + 18) for i in (0, 2))
+        if min(r0, c0) < 0 or max(r1, c1) > side:
+            # The edge of the crop is near: padding would have to be imitated layer by layer.
+            return self.search_maps(crop, px_per_dva)
+        pools = self.pools(px_per_dva)
+        with full_precision():
+            x = self.normalize(crop[..., r0:r1, c0:c1])
+            for number in (1, 2, 3):
+                for name in LAYERS:
+                    if name.startswith(f"conv{number}_"):
+                        # The window brings its own surroundings, so nothing is padded.
+                        convolution = self.convolutions[name]
+                        assert isinstance(convolution, nn.Conv2d)
+                        x = F.relu(F.conv2d(x, convolution.weight, convolution.bias), inplace=True)
+                if number < 3:
+                    x = same_pool2d(x, 2, 2, self.pool)
+            pieces, boxes = [x], [box3]
+            for stage in (0, 1):
+                x, box = self._next_block(known, stage, pieces[-1], boxes[-1], pools[2 + stage])
+                pieces.append(x)
+                boxes.append(box)
+        return [
+            self._at_stride_16(known, layer, piece, box, times)
+            for layer, (piece, box, times) in enumerate(zip(pieces, boxes, (2, 1, 0), strict=True))
+        ]
+
+    def _next_block(
+        self, known: Background, stage: int, piece: Tensor, box: Box, pool: EccentricPool2d
+    ) -> tuple[Tensor, Box]:
+        """Pooling and block 4 (stage 0) or 5 (stage 1): what the piece reaches, and its box."""
+        base, side = known.taps[stage], known.taps[stage].shape[-1]
+        pooled, n = known.pooled[stage], known.pooled[stage].shape[-1]
+        reached = pool.reached((side, side), box)
+        needed = pool.needed((side, side), reached)
+        window = pool.part(_patched(base, piece, box, needed), (side, side), (needed[0], needed[2]), reached)
+        # Three convolutions reach three cells further, and need three more to be right at the rim.
+        out = _box([(reached[0] - 3, reached[1] + 3), (reached[2] - 3, reached[3] + 3)], n)
+        seen = _box([(out[0] - 3, out[1] + 3), (out[2] - 3, out[3] + 3)], n)
+        x = self.block(4 + stage, _patched(pooled, window, reached, seen))
+        return x[..., out[0] - seen[0] : out[1] - seen[0], out[2] - seen[2] : out[3] - seen[2]], out
+
+    def _at_stride_16(self, known: Background, layer: int, piece: Tensor, box: Box, times: int) -> Tensor:
+        """The whole map of a layer at stride 16."""
+        scale, side = 2**times, known.taps[layer].shape[-1]
+        coarse = (box[0] // scale, -(-box[1] // scale), box[2] // scale, -(-box[3] // scale))
+        r0, r1, c0, c1 = (edge * scale for edge in coarse)
+        fine = (r0, min(r1, side), c0, min(c1, side))
+        values = self._plain(_patched(known.taps[layer], piece, box, fine), times)
+        n = known.search[layer].shape[-1]
+        return _patched(known.search[layer], values, coarse, (0, n, 0, n))
+
     # Weights
 
     def _load(self, weights: str | Path | None) -> WeightsSource:
@@ -172,6 +268,24 @@ class EccentricVGG16(SearchFeatures):
 
         with written_aside(path) as aside:
             save_file({key: value.contiguous() for key, value in self.convolutions.state_dict().items()}, aside)
+
+
+def _box(spans: list[tuple[int, int]], side: int) -> Box:
+    """Spans of rows and columns, cut at the edges of a map."""
+    (r0, r1), (c0, c1) = ((max(low, 0), min(high, side)) for low, high in spans)
+    return r0, r1, c0, c1
+
+
+def _patched(base: Tensor, piece: Tensor, box: Box, part: Box) -> Tensor:
+    """A part of the map `base` in which the cells of `box` are those of `piece`."""
+    out = base[..., part[0] : part[1], part[2] : part[3]].clone()
+    r0, r1 = max(box[0], part[0]), min(box[1], part[1])
+    c0, c1 = max(box[2], part[2]), min(box[3], part[3])
+    if r0 < r1 and c0 < c1:
+        out[..., r0 - part[0] : r1 - part[0], c0 - part[2] : c1 - part[2]] = piece[
+            ..., r0 - box[0] : r1 - box[0], c0 - box[2] : c1 - box[2]
+        ]
+    return out
 
 
 def _download() -> dict[str, Tensor]:

@@ -413,7 +413,7 @@ def cropped(image: Tensor, origin: Tensor, side: int | tuple[int, int], backgrou
 
 def correlation(maps: Tensor, kernels: Tensor) -> Tensor:
     """(b, C, m, n) maps and (b, C, q, r) kernels -> (b, m, n), cross-correlated one by one, "SAME" padding."""
-    b, channels, m, n = maps.shape
+    b, channels = maps.shape[:2]
     q, r = kernels.shape[-2:]
     pads = ((r - 1) // 2, r - 1 - (r - 1) // 2, (q - 1) // 2, q - 1 - (q - 1) // 2)
     padded = F.pad(maps, pads)

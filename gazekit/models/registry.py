@@ -23,6 +23,8 @@ MODELS = Registry(
         "next_fixation": "gazekit.models.next_fixation:NextFixation",
         "eccnet": "gazekit.models.eccnet:EccNet",
         "chance_search": "gazekit.models.search_controls:ChanceSearch",
+        "pixel_match": "gazekit.models.search_controls:PixelMatch",
+        "saliency_search": "gazekit.models.search_controls:SaliencySearch",
     },
 )
 

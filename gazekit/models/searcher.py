@@ -107,6 +107,8 @@ class Searcher(GazeModel):
             rules[key] for key in ("landing", "oracle", "test_last", "ior")
         )
         self.test_initial, self.compat = test_initial, compat
+        # Visited cells stay selectable and as they are.
+        self.forgets = False
         self.gain, self.uniform_share = float(gain), float(uniform)
         self.start_sd_dva, self.sample_window_dva = start_sd_dva, sample_window_dva
 
@@ -141,6 +143,13 @@ class Searcher(GazeModel):
     def prefers_any(self) -> bool:
         """Whether a place of attraction 0 may be fixated all the same (a searcher that draws)."""
         return False
+
+    def places(self, displays: SearchDisplays) -> Tensor:
+        """(B, H, W) bool, where the eye may go: into the cells, or anywhere."""
+        height, width = displays.image.shape[-2:]
+        if displays.cells is not None:
+            return displays.cells.any(0).expand(len(displays), height, width)
+        return torch.ones(len(displays), height, width, dtype=torch.bool, device=displays.device)
 
     def recognizes(self, begun: Any, displays: SearchDisplays, rows: Tensor, fixation: Tensor, found: Tensor) -> Tensor:
         """(b,) bool, whether the searcher says that it found the target; `found` is the truth."""
@@ -189,9 +198,7 @@ class Searcher(GazeModel):
             torch.full((n, displays.max_fixations, height, width), torch.nan, device=device) if keep_priority else None
         )
         image = displays.image.clone()
-        selectable = torch.ones(n, height, width, dtype=torch.bool, device=device)
-        if displays.cells is not None:
-            selectable &= displays.cells.any(0)
+        selectable = self.places(displays).clone()
         said_yes = torch.zeros(n, dtype=torch.bool, device=device)
         active = torch.arange(n, device=device)
 
@@ -219,7 +226,7 @@ class Searcher(GazeModel):
                 maps[active, step - 1] = value.float()
             fixation[active] = self._land(drawn, value, selectable[active], displays)
             path[active, step], valid[active, step] = fixation[active], True
-            if displays.cells is not None:
+            if displays.cells is not None and not self.forgets:
                 self._visit(displays, displays.cells, active, fixation[active], selectable, image)
             if step < displays.max_fixations or self.test_last:
                 active = test(step)
