@@ -16,6 +16,7 @@ PACKAGE = Path(gazekit.__file__).parent
 LAYERS = [
     {"cli"},
     {"demo"},
+    {"asymmetry"},
     {"training", "evaluation"},
     {"models", "datasets", "metrics"},
     {"backbones", "stimuli"},

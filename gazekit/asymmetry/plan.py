@@ -47,6 +47,7 @@ class PlannedModel:
         seeds: A searcher that draws is run once for each.
         group: Models of one group are replications of each other, such as networks of one diet; "" is none.
         network: A network to train for it first, or None.
+        optional: Run only where it is asked for by name: it needs weights that may not be there.
 
     """
 
@@ -56,6 +57,7 @@ class PlannedModel:
     seeds: tuple[int, ...] = (0,)
     group: str = ""
     network: DietRecipe | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ class Plan:
             ("model", [model.name for model in self.models]),
         ):
             if not names or len(set(names)) < len(names):
-                raise InputError(f"plan {self.name!r}: {what}s must be one or more, each with its own name; got {names}")
+                raise InputError(
+                    f"plan {self.name!r}: {what}s must be one or more, each with its own name; got {names}"
+                )
 
     def but(self, **changes: Any) -> Plan:
         """The same plan with some values changed."""
@@ -155,7 +159,9 @@ def _task(spec: Any, shared: dict[str, Any], compat: bool, path: Path) -> Planne
     hard_spec = spec.get("hard")
     if isinstance(hard_spec, str):
         if not isinstance(easy, SearchDesign):
-            raise InputError(f"{at}: hard is a name, which swaps target and distractor of a drawn condition, not of a folder")
+            raise InputError(
+                f"{at}: hard is a name, which swaps target and distractor of a drawn condition, not of a folder"
+            )
         hard: Condition = easy.swapped(hard_spec)
     else:
         hard = _condition(hard_spec, changes, f"{at}, hard", path)
@@ -179,14 +185,15 @@ def _condition(spec: Any, changes: dict[str, Any], at: str, path: Path) -> Condi
     own = changes | {key: _plain(value) for key, value in spec.items()}
     own["target"] = drawing_from(spec["target"])
     own["distractors"] = [drawing_from(kind) for kind in _list(spec["distractors"], f"{at}, distractors")]
-    return _built(SearchDesign, own, at)
+    design: SearchDesign = _built(SearchDesign, own, at)
+    return design
 
 
 def _models(name: str, spec: Any, networks: Any, path: Path) -> list[PlannedModel]:
     at = f"{path.name}, model {name!r}"
     spec = dict(_mapping(spec, at))
     seeds = spec.pop("seeds", [0])
-    model = spec.pop("model", None)
+    model, optional = spec.pop("model", None), bool(spec.pop("optional", False))
     if model is None:
         raise InputError(f"{at}: says not which model it is (model: NAME)")
     MODELS[model]
@@ -194,7 +201,7 @@ def _models(name: str, spec: Any, networks: Any, path: Path) -> list[PlannedMode
     if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
         raise InputError(f"{at}: seeds is {seeds!r}, expected a list of whole numbers")
     if diets is None:
-        return [PlannedModel(name, model, spec, tuple(seeds))]
+        return [PlannedModel(name, model, spec, tuple(seeds), optional=optional)]
     recipe = _mapping(networks, f"{path.name}, networks")
     return [
         PlannedModel(

@@ -20,6 +20,7 @@ from gazekit.errors import InputError
 from gazekit.files import written_aside
 from gazekit.models import create_model
 from gazekit.models.base import seed_of
+from gazekit.models.eccnet import EccNet
 from gazekit.models.searcher import Searcher
 from gazekit.provenance import git_commit
 from gazekit.stimuli.design import Condition
@@ -161,9 +162,8 @@ def _searcher(model: PlannedModel, arguments: dict[str, Any]) -> Searcher:
 def _settled(searcher: Searcher, model: PlannedModel, like: str | None) -> Searcher:
     """With the settings of a published experiment, where the searcher has such and the plan gives none."""
     own = {"surround", "layer_weights"} & set(model.arguments)
-    if like is not None and not own and hasattr(searcher, "like_published"):
-        settled: Searcher = searcher.like_published(like)
-        return settled
+    if like is not None and not own and isinstance(searcher, EccNet):
+        return searcher.like_published(like)
     return searcher
 
 

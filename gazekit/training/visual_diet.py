@@ -63,10 +63,10 @@ class DietRecipe:
 
     diet: str = "natural"
     seed: int = 0
-    pictures: int = 10_000
+    pictures: int = 6_000
     held_out: int = 1_000
-    crop_px: int = 64
-    epochs: int = 8
+    crop_px: int = 48
+    epochs: int = 3
     batch_size: int = 64
     lr: float = 3e-3
     weight_decay: float = 1e-4
