@@ -18,7 +18,7 @@ _LAZY = {
     "create_model": "gazekit.models",
     "load_model": "gazekit.models",
 }
-_MODULES = ("backbones", "datasets", "density", "evaluation", "metrics", "models", "training")
+_MODULES = ("asymmetry", "backbones", "datasets", "density", "evaluation", "metrics", "models", "stimuli", "training")
 __all__ = [*_LAZY, *_MODULES, "__version__"]
 
 

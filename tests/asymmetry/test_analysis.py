@@ -120,7 +120,8 @@ def test_by_hand():
     assert row["index"] == 1.0
     assert row["agreement"] == "agrees"
     assert row["human_index"] == 0.701
-    assert row["difference_low"] < row["slope_difference"] == pytest.approx(hard) < row["difference_high"]
+    assert row["slope_difference"] == pytest.approx(hard)
+    assert row["difference_low"] < row["slope_difference"] < row["difference_high"]
     sizes = analysis.set_sizes.query("condition == 'left_right' and set_size == 6").iloc[0]
     assert sizes["mean_rt_ms"] == pytest.approx(376.271 + 3.5 * 252.359)
     assert sizes["se_rt_ms"] == pytest.approx(252.359 * 0.5 / 2.0)

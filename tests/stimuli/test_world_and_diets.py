@@ -60,7 +60,7 @@ def test_light_comes_from_above(world):
 
 @pytest.mark.parametrize("name", sorted(DIETS))
 def test_every_diet_keeps_size_and_range(name):
-    picture = torch.rand(3, 3, 40, 40, generator=generator())
+    picture = torch.rand(3, 3, 60, 60, generator=generator())
     eaten = apply_diet(name, picture, generator(1))
     assert eaten.shape == picture.shape
     assert eaten.min() >= 0
