@@ -27,7 +27,8 @@ from gazekit.metrics.asymmetry import (
 )
 from gazekit.resources import table_path
 
-# A task agrees with people where the interval of the index, and where only the index itself, is on their side of 0.
+# "agrees" and "reverses" are said where both the bootstrap interval of the slopes' difference leaves 0 out and an
+# F-test of equal slopes is significant: resampling a few displays per set size alone is too sure of itself.
 AGREEMENTS = ("agrees", "leans to agree", "no asymmetry", "leans to reverse", "reverses")
 
 
@@ -137,14 +138,14 @@ def _tasks(
         low, high = _interval(asymmetry_index(drawn_hard, drawn_easy), plan.level)
         difference_low, difference_high = _interval(drawn_hard - drawn_easy, plan.level)
         own = trials[(trials["model"] == model) & (trials["task"] == task)]
-        missed = own["n_fixations"].isna()
+        missed, p_slopes = own["n_fixations"].isna(), difference_p(own, slopes_only=True)
         rows.append(
             {
                 "model": model, "group": own["group"].iloc[0], "task": task, "easy_slope": easy, "hard_slope": hard,
                 "index": index, "low": low, "high": high, "slope_difference": hard - easy,
                 "difference_low": difference_low, "difference_high": difference_high,
-                "p_difference": difference_p(own), "human_index": human_index.get(task, np.nan),
-                "agreement": _agreement(index, difference_low, difference_high),
+                "p_difference": difference_p(own), "p_slopes": p_slopes, "human_index": human_index.get(task, np.nan),
+                "agreement": _agreement(index, difference_low, difference_high, p_slopes < 1.0 - plan.level),
                 "easy_missed": int((missed & (own["role"] == "easy")).sum()),
                 "hard_missed": int((missed & (own["role"] == "hard")).sum()), "n_trials": len(own),
             }
@@ -152,35 +153,37 @@ def _tasks(
     return pd.DataFrame(rows)
 
 
-def _agreement(index: float, difference_low: float, difference_high: float) -> str:
-    if difference_low > 0:
+def _agreement(index: float, difference_low: float, difference_high: float, significant: bool) -> str:
+    if significant and difference_low > 0:
         return "agrees"
-    if difference_high < 0:
+    if significant and difference_high < 0:
         return "reverses"
     if not np.isfinite(index) or index == 0:
         return "no asymmetry"
     return "leans to agree" if index > 0 else "leans to reverse"
 
 
-def difference_p(trials: pd.DataFrame) -> float:
+def difference_p(trials: pd.DataFrame, slopes_only: bool = False) -> float:
     """The p of the F-test that both conditions share one line of reaction time over set size, on single trials.
 
     ``rt ~ size`` against ``rt ~ size * condition``, as published: it is small where the conditions differ in slope or
-    in level. NaN with too few trials.
+    in level. With `slopes_only`, ``rt ~ size + condition`` against the same: small where slopes differ. NaN with too
+    few trials.
     """
     known = trials[trials["rt_ms"].notna()]
     rt = known["rt_ms"].to_numpy(dtype=float)
     size, hard = known["set_size"].to_numpy(dtype=float), (known["role"] == "hard").to_numpy(dtype=float)
     one = np.ones_like(rt)
-    small, large = np.stack([one, size], 1), np.stack([one, size, hard, size * hard], 1)
+    large = np.stack([one, size, hard, size * hard], 1)
+    small, more = (large[:, :3], 1) if slopes_only else (large[:, :2], 2)
     rank = np.linalg.matrix_rank(large) if len(rt) else 0
     if rank < 4 or len(rt) <= 4:
         return float("nan")
     rss = [float(np.square(rt - x @ np.linalg.lstsq(x, rt, rcond=None)[0]).sum()) for x in (small, large)]
     if rss[1] <= 1e-9 * max(1.0, rss[0]):
         return 0.0 if rss[0] > 1e-6 else 1.0
-    f = (rss[0] - rss[1]) / 2.0 / (rss[1] / (len(rt) - 4))
-    return float(stats.f.sf(f, 2, len(rt) - 4))
+    f = (rss[0] - rss[1]) / more / (rss[1] / (len(rt) - 4))
+    return float(stats.f.sf(f, more, len(rt) - 4))
 
 
 def _models(
