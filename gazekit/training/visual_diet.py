@@ -220,6 +220,8 @@ def train_diet_network(recipe: DietRecipe, file: Path, progress: bool = True) ->
         # Pictures lie in memory: workers would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+        # PyTorch's complaint about Lightning.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         trainer = L.Trainer(
             max_epochs=recipe.epochs, accelerator="auto", devices=1, logger=False, callbacks=[keep],
             plugins=[AtomicCheckpointIO()], enable_progress_bar=progress, enable_model_summary=False,
