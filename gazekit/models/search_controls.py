@@ -1,8 +1,8 @@
 """Searchers to compare with: one that goes anywhere, one that matches pixels, one that does not know the target.
 
-The published code has two of them, with a defect each: inhibition of return doubles the weight of a visited cell
-instead of taking it away (its masks are 0 and 255 in 8 bits, and 1 - 255 is 2), and the results of display i are written
-as those of display i - 1. ``compat="vsa2021"`` brings both back.
+The published code has the first two, with two defects: inhibition of return doubles the weight of a visited cell
+instead of taking it away (its masks are 0 and 255 in 8 bits, and 1 - 255 is 2), and the results of display i are
+written as those of display i - 1. ``compat="vsa2021"`` brings both back.
 """
 
 from __future__ import annotations
@@ -116,26 +116,27 @@ class PixelMatch(_PublishedControl):
         super().__init__(**rules)
         self.save_hyperparameters()
 
-    def begin(self, displays: SearchDisplays) -> Tensor:
-        """(B, 3, h, w) the targets as kernels."""
-        return _caffe(displays.target)
+    def begin(self, displays: SearchDisplays) -> Tensor | None:
+        """(B, H, W) the maps, where the displays stay as they are."""
+        return None if self.erases(displays) else self._map(displays, displays.image, displays.target)
 
     def attraction(
         self,
-        begun: Tensor,
+        begun: Tensor | None,
         displays: SearchDisplays,
         rows: Tensor,
         image: Tensor,
         fixation: Tensor,
         generator: torch.Generator | None,
     ) -> Attraction:
+        return Attraction(self._map(displays, image, displays.target[rows]) if begun is None else begun[rows])
+
+    def _map(self, displays: SearchDisplays, image: Tensor, target: Tensor) -> Tensor:
         # One display at a time: the product of two pictures is quickest as that of their spectra.
-        match = torch.cat([match_pixels(_caffe(i[None]), k[None]) for i, k in zip(image, begun[rows], strict=True)])
+        match = torch.cat([match_pixels(_caffe(i[None]), _caffe(t[None])) for i, t in zip(image, target, strict=True)])
         value = blurred(match, _MATCH_SIZE, _MATCH_SD)
         # Only differences between places count; the published code leaves the sign in, and masks with 0.
-        if self.compat is None:
-            value = value - value.amin((1, 2), keepdim=True)
-        return Attraction(value)
+        return value if self.compat is not None else value - value.amin((1, 2), keepdim=True)
 
 
 class SaliencySearch(Searcher):
@@ -185,27 +186,31 @@ class SaliencySearch(Searcher):
     def needs_target(self) -> bool:
         return False
 
-    def begin(self, displays: SearchDisplays) -> None:
-        return None
+    def begin(self, displays: SearchDisplays) -> Tensor | None:
+        """(B, H, W) the maps, where the displays stay as they are."""
+        return None if self.erases(displays) else self._map(displays, displays.image)
 
     def attraction(
         self,
-        begun: Any,
+        begun: Tensor | None,
         displays: SearchDisplays,
         rows: Tensor,
         image: Tensor,
         fixation: Tensor,
         generator: torch.Generator | None,
     ) -> Attraction:
+        return Attraction(self._map(displays, image) if begun is None else begun[rows])
+
+    def _map(self, displays: SearchDisplays, image: Tensor) -> Tensor:
         if self.model is None:
-            value = local_contrast(image)
+            value = torch.cat([local_contrast(one[None]) for one in image])
         else:
             value = self.model.log_density(_unseen(image, displays)).double()
-        return Attraction(value - value.amin((1, 2), keepdim=True))
+        return value - value.amin((1, 2), keepdim=True)
 
 
 def one_row_early(paths: SearchPaths) -> SearchPaths:
-    """The results of display i as those of display i - 1, and of the first as those of the last: the published defect."""
+    """The results of display i as those of display i - 1, the first as the last: the published defect."""
     priority = None if paths.priority is None else paths.priority.roll(-1, 0)
     rolled = (value.roll(-1, 0) for value in (paths.xy_px, paths.valid, paths.n_fixations, paths.said_yes))
     return SearchPaths(*rolled, priority)
@@ -232,11 +237,22 @@ def local_contrast(image: Tensor) -> Tensor:
     total = torch.zeros_like(picture[:, 0])
     for part in (48, 24):
         center, surround = (max(1, round(shorter * k / part)) | 1 for k in (1, 6))
-        means = [
-            F.avg_pool2d(F.pad(picture, (side // 2,) * 4, mode="replicate"), side, 1) for side in (center, surround)
-        ]
+        means = [_box_mean(picture, side) for side in (center, surround)]
         total = total + (means[0] - means[1]).square().sum(1).sqrt()
     return total
+
+
+def _box_mean(picture: Tensor, side: int) -> Tensor:
+    """Means over squares of an odd side, the edge repeated, from running sums."""
+    half = side // 2
+    for axis in (2, 3):
+        pads = (0, 0, half, half) if axis == 2 else (half, half, 0, 0)
+        sums = F.pad(picture, pads, mode="replicate").cumsum(axis)
+        zero = torch.zeros_like(sums.narrow(axis, 0, 1))
+        sums = torch.cat([zero, sums], axis)
+        n = picture.shape[axis]
+        picture = (sums.narrow(axis, side, n) - sums.narrow(axis, 0, n)) / side
+    return picture
 
 
 def _caffe(picture: Tensor) -> Tensor:

@@ -156,6 +156,10 @@ class Searcher(GazeModel):
         del begun, displays, rows, fixation
         return found
 
+    def erases(self, displays: SearchDisplays) -> bool:
+        """Whether displays change while they are searched."""
+        return displays.cells is not None and self.ior == "erase" and not self.forgets
+
     # Searching
 
     @torch.no_grad()
@@ -368,10 +372,19 @@ class Searcher(GazeModel):
         return _ASSUMED_PX_PER_DVA
 
     def log_density(self, batch: TrialBatch) -> Tensor:
-        """(B, H, W) where the first saccade goes from the start; all of a searcher that has not yet looked."""
-        ones = [batch.stimulus_alone(row) for row in range(len(batch.stimulus))]
-        maps = [self._after(one, self.displays_of(one, 1).start_row_column()[:, None]) for one in ones]
-        return batch.per_trial(torch.cat(maps))
+        """(B, H, W) where the first saccade goes from the middle of the picture, given what is searched for."""
+        wanted = [-1] * len(batch) if batch.search is None else batch.search.template_of_trial.tolist()
+        keys = list(zip(batch.stimulus_of_trial.tolist(), wanted, strict=True))
+        distinct = list(dict.fromkeys(keys))
+        maps = []
+        for key in distinct:
+            one = batch.trials(keys.index(key), keys.index(key) + 1).stimulus_alone(key[0])
+            middle = torch.tensor([[side // 2 for side in reversed(batch.size_wh_px)]], device=batch.device)
+            maps.append(self._before_each(one, middle))
+        if len(distinct) == 1:
+            # Seen through a stride of 0, which the metrics recognise.
+            return maps[0].expand(len(batch), -1, -1)
+        return torch.cat(maps)[[distinct.index(key) for key in keys]]
 
     def conditional_log_density(self, batch: TrialBatch) -> Tensor:
         """(B, T, H, W) before each fixation, the eye having been where it was; before the first, where it starts."""
@@ -379,37 +392,41 @@ class Searcher(GazeModel):
         width, height = batch.size_wh_px
         maps = torch.empty(n_trials, n_steps, height, width, device=batch.device)
         size = torch.tensor(batch.size_wh_px, device=batch.device, dtype=batch.xy_px.dtype)
-        inside = torch.minimum(batch.xy_px.clamp(min=0.0), size - 1.0)
-        pixel = inside.nan_to_num(0.0).floor().long().flip(-1)
+        pixel = torch.minimum(batch.xy_px.clamp(min=0.0), size - 1.0).floor().long().flip(-1)
         for row in range(n_trials):
-            one = batch.trials(row, row + 1)
-            one = one.stimulus_alone(int(one.stimulus_of_trial[0]))
+            one = batch.trials(row, row + 1).stimulus_alone(int(batch.stimulus_of_trial[row]))
+            # What stands in the padding is never read; it repeats the first map.
             maps[row] = self._start_log_density(one)
             steps = int(batch.valid[row].sum())
             if steps > 1:
-                maps[row, 1:steps] = torch.cat([self._after(one, pixel[row : row + 1, :t]) for t in range(1, steps)])
+                maps[row, 1:steps] = self._before_each(one, pixel[row, : steps - 1])
         return maps
 
     @torch.no_grad()
-    def _after(self, batch: TrialBatch, looked: Tensor) -> Tensor:
-        """(1, H, W) log-density of the next fixation after (1, t, 2) fixations as (row, column)."""
+    def _before_each(self, batch: TrialBatch, looked: Tensor) -> Tensor:
+        """(t, H, W) log-density after each of (t, 2) fixations, as (row, column), of one trial."""
         displays = self.displays_of(batch, 1)
-        row = torch.zeros(1, dtype=torch.long, device=batch.device)
-        begun = self.begin(displays)
-        drawn = self.attraction(begun, displays, row, displays.image, looked[:, -1], None)
-        selectable = torch.ones_like(drawn.value, dtype=torch.bool)
-        for step in range(looked.shape[1]):
-            forbid_squares(selectable, row, looked[:, step], displays.window_px)
-        return self.log_density_of(drawn.value, selectable)
+        rows = torch.zeros(len(looked), dtype=torch.long, device=batch.device)
+        image = displays.image.expand(len(looked), -1, -1, -1)
+        value = self.attraction(self.begin(displays), displays, rows, image, looked, None).value
+        selectable = torch.ones_like(value, dtype=torch.bool)
+        for step in range(len(looked)):
+            later = torch.arange(step, len(looked), device=batch.device)
+            forbid_squares(selectable, later, looked[step].expand(len(later), 2), displays.window_px)
+        return self.log_density_of(value, selectable)
 
     def log_density_of(self, value: Tensor, selectable: Tensor) -> Tensor:
-        """(b, H, W) attraction and where the eye may go -> log-density: a softmax, and an even share."""
+        """(b, H, W) attraction -> log-density: a softmax over where the eye may go, and an even share everywhere."""
         value = value.double().masked_fill(~selectable, 0.0)
         top = value.flatten(1).amax(1)[:, None, None]
-        scaled = value / top.where(top > 0, torch.ones_like(top))
-        chosen = normalize_log_density(self.gain * scaled) + math.log1p(-min(self.uniform_share, 1 - 1e-12))
-        even = torch.full_like(chosen, math.log(self.uniform_share / value[0].numel()))
-        return normalize_log_density(torch.logaddexp(chosen, even)).float()
+        scaled = self.gain * value / top.where(top > 0, torch.ones_like(top))
+        chosen = normalize_log_density(scaled.masked_fill(~selectable, -math.inf))
+        # A search that has been everywhere has nothing but the even share.
+        chosen = chosen.where(selectable.flatten(1).any(1)[:, None, None], torch.full_like(chosen, -math.inf))
+        even = torch.full_like(chosen, -math.log(value[0].numel()))
+        share = self.uniform_share
+        mixed = torch.logaddexp(chosen + (math.log1p(-share) if share < 1 else -math.inf), even + math.log(share))
+        return normalize_log_density(mixed).float()
 
     def _start_log_density(self, batch: TrialBatch) -> Tensor:
         """(1, H, W) where a search begins: a round spot around the start."""
@@ -441,30 +458,30 @@ class Searcher(GazeModel):
         Where the design put the eye, searches start there; elsewhere around the middle. What follows is the winner of
         the map at each step, so searches from one place are one search (of a searcher that does not draw).
         """
-        width, height = batch.size_wh_px
-        never: Oracle = lambda _, rows: torch.zeros_like(rows, dtype=torch.bool)  # noqa: E731
+        size = torch.tensor(batch.size_wh_px, dtype=torch.float32)
         xy = torch.zeros(len(batch), n, length, 2)
         valid = torch.zeros(len(batch), n, length, dtype=torch.bool)
         for row in range(len(batch)):
-            one = batch.trials(row, row + 1)
-            one = one.stimulus_alone(int(one.stimulus_of_trial[0]))
+            one = batch.trials(row, row + 1).stimulus_alone(int(batch.stimulus_of_trial[row]))
             given = one.search is not None and bool(one.search.has_start.all())
-            start = self._start_xy_px(one).float().cpu().expand(n, 2)
-            if not given:
+            if given:
+                start = self._start_xy_px(one).float().cpu().expand(n, 2)
+            else:
                 start = sample_positions(self._start_log_density(one).cpu(), n, generator)[0]
-            distinct = start.floor()
-            same = given and not self.prefers_any()
-            for i in range(1 if same else n):
-                displays = self.displays_of(one, length - 1)
-                at = torch.minimum(distinct[i : i + 1].clamp(min=0.0), torch.tensor([[width - 1.0, height - 1.0]]))
-                displays = _starting(displays, at.to(batch.device) + 0.5)
-                if length > 1:
-                    made = self.search(displays, generator, oracle=never)
-                    xy[row, i], valid[row, i] = made.xy_px[0].cpu(), made.valid[0].cpu()
-                xy[row, i, 0], valid[row, i, 0] = start[i], True
-            if same:
-                xy[row, 1:], valid[row, 1:] = xy[row, :1], valid[row, :1]
+            # Searches from one place are the same search.
+            distinct = 1 if given and not self.prefers_any() else n
+            if length > 1:
+                displays = self.displays_of(one, length - 1).pick(torch.zeros(distinct, dtype=torch.long))
+                begin = torch.minimum(start[:distinct].clamp(min=0.0), size - 1.0)
+                made = self.search(replace(displays, start_xy_px=begin.to(batch.device)), generator, oracle=_never)
+                xy[row], valid[row] = made.xy_px.cpu(), made.valid.cpu()
+            xy[row, :, 0], valid[row, :, 0] = torch.minimum(start.clamp(min=0.0), size - 1e-3), True
         return Scanpaths(xy.to(batch.device), valid.to(batch.device))
+
+
+def _never(xy_px: Tensor, rows: Tensor) -> Tensor:
+    """The target is nowhere."""
+    return torch.zeros_like(rows, dtype=torch.bool)
 
 
 def forbid_squares(selectable: Tensor, rows: Tensor, fixation: Tensor, side_px: int) -> None:
@@ -499,7 +516,3 @@ def cells_with_items(cells: Tensor, image: Tensor, background: int) -> Tensor:
     """(b, N) bool, which cells hold something else than background (by more than JPEG's noise)."""
     drawn = (image.int() - background).abs().amax(1) > _NOISE
     return (drawn[:, None] & cells).flatten(2).any(2)
-
-
-def _starting(displays: SearchDisplays, start_xy_px: Tensor) -> SearchDisplays:
-    return replace(displays, start_xy_px=start_xy_px)
