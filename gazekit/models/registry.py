@@ -24,6 +24,7 @@ MODELS = Registry(
         "eccnet": "gazekit.models.eccnet:EccNet",
         "chance_search": "gazekit.models.search_controls:ChanceSearch",
         "pixel_match": "gazekit.models.search_controls:PixelMatch",
+        "center_search": "gazekit.models.search_controls:CenterSearch",
         "saliency_search": "gazekit.models.search_controls:SaliencySearch",
     },
 )

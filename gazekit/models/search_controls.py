@@ -209,6 +209,39 @@ class SaliencySearch(Searcher):
         return value - value.amin((1, 2), keepdim=True)
 
 
+class CenterSearch(Searcher):
+    """Goes to the place nearest to the middle that it has not been to, whatever the picture and the target.
+
+    Args:
+        rules: Those of :class:`Searcher`.
+
+    """
+
+    def __init__(self, **rules: Any) -> None:
+        super().__init__(**rules)
+        self.save_hyperparameters()
+
+    def needs_target(self) -> bool:
+        return False
+
+    def begin(self, displays: SearchDisplays) -> None:
+        return None
+
+    def attraction(
+        self,
+        begun: Any,
+        displays: SearchDisplays,
+        rows: Tensor,
+        image: Tensor,
+        fixation: Tensor,
+        generator: torch.Generator | None,
+    ) -> Attraction:
+        # In shares of each side, as the density of people's fixations on pictures is.
+        y, x = ((torch.arange(n, device=image.device, dtype=torch.float64) + 0.5) / n - 0.5 for n in image.shape[-2:])
+        far = y[:, None].square() + x.square()
+        return Attraction((far.max() - far).expand(len(rows), -1, -1))
+
+
 def one_row_early(paths: SearchPaths) -> SearchPaths:
     """The results of display i as those of display i - 1, the first as the last: the published defect."""
     priority = None if paths.priority is None else paths.priority.roll(-1, 0)

@@ -63,7 +63,7 @@ def displays(names="ABC", max_fixations=17):
 @pytest.fixture(scope="session")
 def seeded_weights(tmp_path_factory):
     """The weights of the reference runs: He-normal of NumPy's legacy generator, in the layout of Keras."""
-    rng, state, before = np.random.RandomState(0), {}, 3  # noqa: NPY002
+    rng, state, before = np.random.RandomState(0), {}, 3
     for name in LAYERS:
         after = min(512, 32 * 2 ** int(name[4]))
         kernel = rng.standard_normal((3, 3, before, after)) * np.sqrt(2 / (9 * before))
