@@ -216,7 +216,8 @@ class EccentricPool2d(nn.Module):
             return flat.index_select(2, index)
 
         total = corner(bottom, right).sub_(corner(top, right)).sub_(corner(bottom, left)).add_(corner(top, left))
-        return (total.unflatten(2, area.shape) / area).to(x.dtype)
+        mean: Tensor = (total.unflatten(2, area.shape) / area).to(x.dtype)
+        return mean
 
     def reached(self, hw: tuple[int, int], box: Box) -> Box:
         """The output cells (in a box) whose windows touch a box of the input.

@@ -1,9 +1,9 @@
 """The saccade arrays published with eccNET (Gupta et al. 2021): people's and models' searches in three experiments.
 
-Object arrays (6 objects on a ring), natural scenes and "Where's Waldo", on a screen of 1280 x 1024 px. Per experiment
-and searcher three arrays: ``fix`` (n, L, 2) fixations, zero-padded; ``cp`` (n, L) 1 at the fixation that found the target;
-``ifix`` (n, 1) how many fixations there are. People are stacked, all stimuli of the first subject first. The arrays
-are read here and made into the tables of every other dataset; nothing is shipped.
+Object arrays (6 objects on a ring), natural scenes and "Where's Waldo", on a screen of 1280 x 1024 px. Per
+experiment and searcher three arrays: ``fix`` (n, L, 2) fixations, zero-padded; ``cp`` (n, L) 1 at the fixation that
+found the target; ``ifix`` (n, 1) how many fixations there are. People are stacked, all stimuli of the first subject
+first. The arrays are read here and made into the tables of every other dataset; nothing is shipped.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ def _checked(
     n = subjects * stimuli
     if position.ndim != 3 or position.shape[0] != n or position.shape[2] != 2:
         raise InputError(
-            f"{where}: fix is {position.shape}, expected ({n}, L, 2): {subjects} subjects x {stimuli} stimuli; give the "
-            f"number of subjects that are stacked (1 for a model)"
+            f"{where}: fix is {position.shape}, expected ({n}, L, 2): {subjects} subjects x {stimuli} stimuli; give "
+            f"the number of subjects that are stacked (1 for a model)"
         )
     if flag.shape != position.shape[:2] or count.size != n:
         raise InputError(

@@ -358,7 +358,7 @@ class EccNet(Searcher):
         if displays.cells is not None:
             middles = _middles(displays.cells)
             holds = cells_with_items(displays.cells, displays.image, displays.background)
-            overlap = (displays.target_mask[:, None] & displays.cells).flatten(2).any(2)
+            overlap = displays.target_mask.flatten(1).float() @ displays.cells.flatten(1).float().T > 0
             for display, cell in (holds & ~overlap).nonzero().tolist():
                 elsewhere.append([display, *middles[cell].tolist()])
         else:

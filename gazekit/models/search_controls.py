@@ -97,7 +97,8 @@ class ChanceSearch(_PublishedControl):
             value = torch.rand(len(rows), height, width, generator=generator, dtype=torch.float64)
         if self.among == "items" and displays.cells is not None:
             holds = cells_with_items(displays.cells, image, displays.background)
-            value = value * (holds[:, :, None, None] & displays.cells).any(1).cpu()
+            there = (holds.float() @ displays.cells.flatten(1).float()).view(-1, height, width) > 0
+            value = value * there.cpu()
         return Attraction(value.to(image.device))
 
 
@@ -244,16 +245,20 @@ class CenterSearch(Searcher):
 
 def one_row_early(paths: SearchPaths) -> SearchPaths:
     """The results of display i as those of display i - 1, the first as the last: the published defect."""
-    priority = None if paths.priority is None else paths.priority.roll(-1, 0)
-    rolled = (value.roll(-1, 0) for value in (paths.xy_px, paths.valid, paths.n_fixations, paths.said_yes))
-    return SearchPaths(*rolled, priority)
+    return SearchPaths(
+        paths.xy_px.roll(-1, 0),
+        paths.valid.roll(-1, 0),
+        paths.n_fixations.roll(-1, 0),
+        paths.said_yes.roll(-1, 0),
+        None if paths.priority is None else paths.priority.roll(-1, 0),
+    )
 
 
 def match_pixels(image: Tensor, kernel: Tensor) -> Tensor:
     """(1, C, H, W) and (1, C, h, w) -> (1, H, W) float64 sums of products over channels and pixels, "SAME" padding."""
     size = [a + b - 1 for a, b in zip(image.shape[-2:], kernel.shape[-2:], strict=True)]
     spectra = torch.fft.rfft2(image.double(), size) * torch.fft.rfft2(kernel.flip(-2, -1).double(), size)
-    full = torch.fft.irfft2(spectra.sum(1), size)
+    full: Tensor = torch.fft.irfft2(spectra.sum(1), size)
     # The full product begins where the kernel's last pixel lies on the image's first.
     top, left = (side - 1 - (side - 1) // 2 for side in kernel.shape[-2:])
     return full[:, top : top + image.shape[-2], left : left + image.shape[-1]]

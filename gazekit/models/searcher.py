@@ -515,4 +515,5 @@ def cell_boxes(cells: Tensor) -> Tensor:
 def cells_with_items(cells: Tensor, image: Tensor, background: int) -> Tensor:
     """(b, N) bool, which cells hold something else than background (by more than JPEG's noise)."""
     drawn = (image.int() - background).abs().amax(1) > _NOISE
-    return (drawn[:, None] & cells).flatten(2).any(2)
+    # Counts as a matrix product: no array of displays x cells x pixels.
+    return drawn.flatten(1).float() @ cells.flatten(1).float().T > 0

@@ -305,7 +305,7 @@ def test_wrong_displays_are_one_clear_line():
 
 
 def test_published_chance_hits_as_often_as_a_uniform_pixel_does():
-    n = 3000
+    n = 400
     shown = displays("A", 1).pick(torch.zeros(n, dtype=torch.long))
     paths = create_model("chance_search", compat="vsa2021").search(shown)
     # The initial fixation lies in the target's cell here, and the published control asks about it.
@@ -320,7 +320,7 @@ def test_published_chance_hits_as_often_as_a_uniform_pixel_does():
 
 
 def test_chance_that_remembers_needs_half_the_cells():
-    n = 2000
+    n = 100
     shown = displays("A", 16).pick(torch.zeros(n, dtype=torch.long))
     paths = create_model("chance_search").search(shown)
     assert paths.found.all()
