@@ -136,10 +136,12 @@ def test_the_other_way_round_reverses():
 
 
 def test_equal_conditions_have_no_asymmetry_whatever_rounding_says():
-    same = {(name, size): 1 for name in ("top_down", "left_right") for size in (1, 6, 12)}
-    # Unequal numbers of trials round differently.
-    same["top_down", 6] = [1] * 7
-    analysis = analyze(made_up(same), plan_of("lighting"))
+    # Equal times at 1, 4, 8, 12 items leave a slope of 1e-15 ms per item, of which the index would make 1 or -1.
+    same = {(name, size): 1 for name in ("homo_t20", "homo_t0") for size in (1, 4, 8, 12)}
+    same["homo_t20", 4] = [1] * 7
+    names = ("orientation_homogeneous",)
+    analysis = analyze(made_up(same, names), plan_of(*names))
+    assert (analysis.slopes["slope"] == 0.0).all()
     row = analysis.tasks.iloc[0]
     assert (row["index"], row["low"], row["high"], row["agreement"]) == (0, 0, 0, "no asymmetry")
     assert np.isnan(analysis.models["r_human"].iloc[0])
