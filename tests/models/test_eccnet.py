@@ -217,16 +217,16 @@ def test_the_last_fixation_is_tested_unless_compatible():
     assert not model.search(shown).found.any()
 
 
-def test_learned_recognition_tells_targets_from_other_items():
-    shown = displays("AB", 16)
-    model = create_model("eccnet", **SMALL, recognition="learned")
+def test_learned_recognition_tells_targets_from_other_items(seeded_weights):
+    shown = displays("AB", 6)
+    model = create_model("eccnet", weights=seeded_weights, field_px=60, recognition="learned")
     with pytest.raises(InputError, match="needs calibrate_recognition"):
         model.search(shown)
     assert model.calibrate_recognition(shown) > 0.9
     paths = model.search(shown)
     # A false alarm ends a search without finding the target.
     assert (paths.said_yes >= paths.found).all()
-    assert bool(((paths.valid.sum(1) < 17) <= paths.said_yes).all())
+    assert bool(((paths.valid.sum(1) < 7) <= paths.said_yes).all())
 
 
 def test_like_published_takes_the_settings_of_an_experiment():
