@@ -21,7 +21,19 @@ LAYERS = [
     {"models", "datasets", "metrics"},
     {"backbones", "stimuli"},
     {"kernels"},
-    {"geometry", "batch", "displays", "registry", "tables", "density", "errors", "files", "resources", "memory", "provenance"},
+    {
+        "geometry",
+        "batch",
+        "displays",
+        "registry",
+        "tables",
+        "density",
+        "errors",
+        "files",
+        "resources",
+        "memory",
+        "provenance",
+    },
 ]
 # The bottom layer holds small modules that may use each other, but not in a circle.
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
