@@ -18,7 +18,10 @@ _LAZY = {
     "create_model": "gazekit.models",
     "load_model": "gazekit.models",
 }
-_MODULES = ("backbones", "datasets", "density", "evaluation", "kernels", "metrics", "models", "training")
+_MODULES = (
+    "asymmetry", "backbones", "datasets", "density", "evaluation", "kernels", "metrics", "models", "stimuli",
+    "training",
+)  # fmt: skip
 __all__ = [*_LAZY, *_MODULES, "__version__"]
 
 

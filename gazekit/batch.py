@@ -46,8 +46,12 @@ class SearchTask:
 
     def trials(self, part: slice) -> SearchTask:
         """Some of the trials, with all templates kept."""
-        picked: dict[str, Any] = {name: getattr(self, name)[part] for name in self._PER_TRIAL}
-        return replace(self, target=self.target[part], **picked)
+        return self.pick(list(range(len(self.target)))[part])
+
+    def pick(self, trials: list[int]) -> SearchTask:
+        """These trials, in this order, with all templates kept."""
+        picked: dict[str, Any] = {name: getattr(self, name)[trials] for name in self._PER_TRIAL}
+        return replace(self, target=tuple(self.target[i] for i in trials), **picked)
 
 
 @dataclass(frozen=True)

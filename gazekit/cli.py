@@ -192,6 +192,70 @@ def compare(
     )  # fmt: skip
 
 
+@main.group()
+def asymmetry() -> None:
+    """Search-asymmetry experiments: who finds hard what people find hard?"""
+
+
+_plan_models = click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="A model of the plan, or any registered searcher; may be given several times.",
+)
+_plan_out = click.option("--out", type=click.Path(path_type=Path), default=Path("runs/asymmetry"), show_default=True)
+
+
+@asymmetry.command("list")
+def list_asymmetry() -> None:
+    """The plans that ship."""
+    from gazekit.asymmetry.command import list_plans
+
+    list_plans()
+
+
+@asymmetry.command("run")
+@click.argument("plan")
+@_plan_models
+@click.option("--task", "tasks", multiple=True, help="Only these tasks of the plan.")
+@click.option("--trials", type=int, help="Fewer (or more) displays per set size than the plan has.")
+@click.option("--device", default="cpu", show_default=True, help="Where searchers run, e.g. cuda.")
+@_plan_out
+def run_asymmetry_plan(
+    plan: str, models: tuple[str, ...], tasks: tuple[str, ...], trials: int | None, device: str, out: Path
+) -> None:
+    """Run PLAN (a name or a YAML file): every searcher on every display, slopes, indices and a report.
+
+    Writes OUT/trials.parquet (one row per searcher and display), OUT/fixations.parquet, tables as CSV, figures and
+    OUT/report.html. Interrupted, it goes on where it stopped.
+    """
+    from gazekit.asymmetry.command import run_asymmetry
+
+    run_asymmetry(plan, out, list(models), trials, list(tasks), device)
+
+
+@asymmetry.command("report")
+@click.argument("plan")
+@_plan_models
+@_plan_out
+def report_asymmetry_plan(plan: str, models: tuple[str, ...], out: Path) -> None:
+    """Write the tables, figures and report of a finished run of PLAN in OUT again."""
+    from gazekit.asymmetry.command import report_asymmetry
+
+    report_asymmetry(plan, out, list(models))
+
+
+@asymmetry.command("export")
+@click.argument("plan")
+@click.option("--absent", is_flag=True, help="Also a target-absent display for each target-present one.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/displays"), show_default=True)
+def export_asymmetry_plan(plan: str, absent: bool, out: Path) -> None:
+    """Write all displays of PLAN as PNG and SVG, with masks and target boxes, to run them with people."""
+    from gazekit.asymmetry.command import export_plan
+
+    export_plan(plan, out, absent)
+
+
 def _lightning_command(name: str, summary: str) -> None:
     @main.command(
         name,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from gazekit.asymmetry.command import run_asymmetry
 from gazekit.backbones import find_weights
 from gazekit.datasets import GazeDataset, load
 from gazekit.datasets.card import Card
@@ -24,6 +25,8 @@ _WEIGHTS_HOST = "https://huggingface.co"
 
 def run_demo(out: Path, data_root: Path | None = None, epochs: int | None = None, simulated: bool = False) -> None:
     """Train `saliency_readout` and `next_fixation`, evaluate them with controls and ceiling, write the report.
+
+    Then run a small search-asymmetry experiment with the network that ships.
 
     Args:
         out: Folder of everything that the demo writes.
@@ -81,6 +84,8 @@ def run_demo(out: Path, data_root: Path | None = None, epochs: int | None = None
     protocol = "simulated_free_viewing" if data.card.simulated else "osie_free_viewing"
     root = None if data.card.simulated else data_root
     run_evaluation(protocol, [str(static), str(scanpath)], out, data_root=root)
+    click.echo("visual search: who finds hard what people find hard? (plan asymmetry/quick.yaml)")
+    run_asymmetry("quick", out / "asymmetry", [])
     if data.card.simulated:
         click.echo("These numbers are SIMULATED: they say that the software works, nothing about people.")
     click.echo(

@@ -1,4 +1,4 @@
-"""Where the YAML files that users read and edit live: cards, recipes, protocols, tables.
+"""Where the YAML files that users read and edit live: cards, recipes, protocols, plans, tables.
 
 In a checkout they are the folders at its root; in an installed package the same folders travel as
 package data. A command takes either a name (``osie_free_viewing``) or a path.
@@ -18,7 +18,7 @@ _PACKAGED = Path(__file__).parent / "_data"
 _ROOT = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent
 # Folder -> what one file in it is called in messages.
 KINDS = {
-    "datasets": "dataset", "training": "recipe", "evaluation": "protocol",
+    "datasets": "dataset", "training": "recipe", "evaluation": "protocol", "asymmetry": "plan",
     "evaluation/tables": "table of published numbers",
 }  # fmt: skip
 
@@ -47,6 +47,11 @@ def resource_path(folder: str, name_or_path: str | Path) -> Path:
     if not shipped.is_file():
         raise unknown_name(KINDS[folder], str(given), resource_names(folder), "; or give a path ending in .yaml")
     return shipped
+
+
+def table_path(name: str) -> Path:
+    """A table that ships in ``evaluation/tables``."""
+    return _ROOT / "evaluation" / "tables" / name
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

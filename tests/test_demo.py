@@ -30,6 +30,9 @@ def test_demo_without_data_or_network(tmp_path, monkeypatch):
     assert scores.groupby("model").size().nunique() == 1
     assert not scores["seen_in_training"].any()
     assert scores.loc[scores["model"] == "saliency_readout", "weights"].str.startswith("random").all()
+    assert "lighting" in run.output
+    searches = pd.read_parquet(out / "asymmetry" / "trials.parquet")
+    assert set(searches["model"]) == {"eccnet_small", "chance"}
     report = (out / "report.html").read_text()
     assert report.count("SIMULATED") > 20  # the banner, every chart, table row and picture
     assert load_model(out / "next_fixation" / "next_fixation.ckpt").provenance()["train_dataset"] == "simulated"

@@ -16,11 +16,24 @@ PACKAGE = Path(gazekit.__file__).parent
 LAYERS = [
     {"cli"},
     {"demo"},
+    {"asymmetry"},
     {"training", "evaluation"},
     {"models", "datasets", "metrics"},
     {"backbones", "stimuli"},
     {"kernels"},
-    {"geometry", "batch", "registry", "tables", "density", "errors", "files", "resources", "memory", "provenance"},
+    {
+        "geometry",
+        "batch",
+        "displays",
+        "registry",
+        "tables",
+        "density",
+        "errors",
+        "files",
+        "resources",
+        "memory",
+        "provenance",
+    },
 ]
 # The bottom layer holds small modules that may use each other, but not in a circle.
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

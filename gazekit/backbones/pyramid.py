@@ -112,6 +112,17 @@ class Backbone(nn.Module):
             raise InputError(f"backbone {self.name!r} does not look from a fixation; vit_gna with foveated=True does")
         return tuple(m.contiguous() for m in self.network(x, fixation_px, px_per_dva))
 
+    def insert_behind(self, modules: Mapping[str, nn.Module]) -> None:
+        """Put a module behind a tapped layer: what follows the layer in the network sees its output, the tap does not.
+
+        Raises:
+            InputError: The backbone is not tapped by names of modules.
+
+        """
+        if not isinstance(self.network, _NamedTaps):
+            raise InputError(f"backbone {self.name!r}: modules can be inserted behind layers that are tapped by name")
+        self.network.insert_behind(modules)
+
 
 def create_backbone(
     name: str,
@@ -124,8 +135,9 @@ def create_backbone(
 
     Args:
         name: A timm name (``mobilenetv2_100``, also ``timm/...``), ``torchvision/...``, one of
-            the variants known here (``mobilenetv2_100.tf_in1k``), or ``vit_gna/...`` and a timm ViT, which then
-            attends within windows (``vit_gna`` alone is that of ``vit_tiny_patch16_224``).
+            the variants known here (``mobilenetv2_100.tf_in1k``), ``gazekit/small_vgg``, whose weights ship
+            with gazekit (see ``small_vgg.yaml`` beside them for what they can and cannot do), or ``vit_gna/...`` and
+            a timm ViT, which then attends within windows (``vit_gna`` alone is that of ``vit_tiny_patch16_224``).
         weights: ``"pretrained"`` takes a file named after the backbone from a weights folder (see
             :func:`find_weights`), else the owning library's download; a path takes that file
             (safetensors, or a ``.pt`` of plain tensors); None leaves the weights random.
@@ -141,12 +153,12 @@ def create_backbone(
     library, _, short = name.rpartition("/")
     if library == "" and short == "vit_gna":
         library, short = "vit_gna", DEFAULT_ARCH
-    if library not in ("", "timm", "torchvision", "vit_gna"):
-        raise unknown_name("backbone library", library, ["timm", "torchvision", "vit_gna"])
+    if library not in ("", "timm", "torchvision", "vit_gna", "gazekit"):
+        raise unknown_name("backbone library", library, ["timm", "torchvision", "vit_gna", "gazekit"])
     if options and library != "vit_gna":
         raise InputError(f"backbone {name!r}: only vit_gna takes options, found {sorted(options)}")
     file = _weights_file(name if "/" in name else short, weights)
-    pick = _torchvision if library == "torchvision" else _timm
+    pick = {"torchvision": _torchvision, "gazekit": _own}.get(library, _timm)
     network, mean, std, source = pick(short, weights, file)
     pyramid: nn.Module
     if library == "vit_gna":
@@ -155,7 +167,7 @@ def create_backbone(
         pyramid = _NamedTaps(network, {str(tap): str(tap) for tap in taps}, name)
     elif not all(isinstance(tap, int) for tap in taps):
         raise InputError(f"backbone {name!r}: taps are all strides or all module names, found {list(taps)}")
-    elif library == "torchvision":
+    elif library in ("torchvision", "gazekit"):
         found = _last_module_of_each_stride(network)
         _check_strides(taps, list(found), name)
         pyramid = _NamedTaps(network, {found[int(tap)]: str(tap) for tap in taps}, name)
@@ -220,7 +232,7 @@ def _timm(
             f"$GAZEKIT_WEIGHTS, or use {arch!r}, whose weights timm downloads"
         )
     kwargs = dict(variant.get("kwargs", {}))
-    state = _read_state(file) if file else None
+    state = read_state(file) if file else None
     for head in ("classifier.weight", "head.weight"):
         if state and head in state:
             kwargs["num_classes"] = len(state[head])
@@ -250,9 +262,23 @@ def _torchvision(
         if not download:
             raise
         raise _download_failed(name, "torchvision", error) from error
-    state = _read_state(file) if file else None
+    state = read_state(file) if file else None
     source = _settle_weights(network, state, file, "torchvision:DEFAULT" if download else None)
     return network, _IMAGENET_MEAN, _IMAGENET_STD, source
+
+
+def _own(
+    name: str, weights: str | Path | None, file: Path | None
+) -> tuple[nn.Module, Sequence[float], Sequence[float], WeightsSource]:
+    from gazekit.backbones.small_vgg import SHIPPED, SmallVGG
+
+    if name != "small_vgg":
+        raise unknown_name("backbone", f"gazekit/{name}", ["gazekit/small_vgg"])
+    file = file or (SHIPPED if weights == "pretrained" else None)
+    state = read_state(file) if file else None
+    network = SmallVGG() if state is None else SmallVGG.shaped_like(state)
+    half = (0.5, 0.5, 0.5)
+    return network.eval(), half, half, _settle_weights(network, state, file, None)
 
 
 def _download_failed(name: str, library: str, error: Exception) -> InputError:
@@ -264,7 +290,7 @@ def _download_failed(name: str, library: str, error: Exception) -> InputError:
     )
 
 
-def _read_state(file: Path) -> dict[str, Tensor]:
+def read_state(file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -299,10 +325,10 @@ def _settle_weights(
             )
         network.load_state_dict(state)
         return WeightsSource(file.name, sha256_of(file), "file")
-    return WeightsSource(downloaded or "random", _digest(network), "tensors")
+    return WeightsSource(downloaded or "random", digest_of(network), "tensors")
 
 
-def _digest(network: nn.Module) -> str:
+def digest_of(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(network.state_dict().items()):
         digest.update(key.encode())
@@ -349,6 +375,19 @@ class _NamedTaps(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.network(x)
         return [maps[key] for key in self.keys]
+
+    def insert_behind(self, modules: Mapping[str, nn.Module]) -> None:
+        graph: Any = self.network.graph
+        output = next(node for node in graph.nodes if node.op == "output")
+        for key, module in modules.items():
+            tapped = output.args[0][key]
+            name = f"behind_{key.replace('.', '_')}"
+            self.network.add_module(name, module)
+            with graph.inserting_after(tapped):
+                inserted = graph.call_module(name, (tapped,))
+            for user in [u for u in tapped.users if u not in (inserted, output)]:
+                user.replace_input_with(tapped, inserted)
+        self.network.recompile()
 
 
 def _check_strides(strides: Sequence[int | str], found: list[int], name: str) -> None:

@@ -220,10 +220,8 @@ def asymmetry_interval(
     generator = torch.Generator().manual_seed(seed)
     points, draws = [], []
     for rt_ms, set_size in ((hard_rt_ms, hard_set_size), (easy_rt_ms, easy_set_size)):
-        sizes, cells = _cells(rt_ms, set_size)
         points.append(set_size_slope(rt_ms, set_size))
-        means = [_resampled_means(cell, n_resamples, generator) for cell in cells]
-        draws.append(_slope(torch.stack(means, -1) if means else points[-1].new_zeros(n_resamples, 0), sizes))
+        draws.append(resampled_slopes(rt_ms, set_size, n_resamples, generator))
     tail = (1 - confidence) / 2
     levels = points[0].new_tensor([tail, 1 - tail])
 
@@ -236,6 +234,27 @@ def asymmetry_interval(
         interval(points[0], draws[0]),
         interval(points[1], draws[1]),
     )
+
+
+def resampled_slopes(rt_ms: Tensor, set_size: Tensor, n_resamples: int, generator: torch.Generator) -> Tensor:
+    """Slopes of bootstrap samples: trials drawn with replacement inside each set size, as many as there are.
+
+    Args:
+        rt_ms: (B,) reaction times of one condition; NaN is left out.
+        set_size: (B,) items.
+        n_resamples: How many.
+        generator: On the CPU.
+
+    Returns:
+        (n_resamples,) float64, ms per item; NaN with fewer than 2 set sizes.
+
+    Raises:
+        InputError: As :func:`set_size_slope`.
+
+    """
+    sizes, cells = _cells(rt_ms, set_size)
+    means = [_resampled_means(cell, n_resamples, generator) for cell in cells]
+    return _slope(torch.stack(means, -1) if means else rt_ms.new_zeros(n_resamples, 0).double(), sizes)
 
 
 class AsymmetryIndex(Metric):
@@ -307,7 +326,9 @@ def _cells(rt_ms: Tensor, set_size: Tensor) -> tuple[Tensor, list[Tensor]]:
 def _slope(mean_rt_ms: Tensor, set_size: Tensor) -> Tensor:
     """(..., S) means at (S,) set sizes -> (...) least-squares slope; NaN for S < 2."""
     centered = set_size - set_size.mean()
-    return (mean_rt_ms * centered).sum(-1) / (centered.square().sum() if len(set_size) > 1 else torch.nan)
+    slope = (mean_rt_ms * centered).sum(-1) / (centered.square().sum() if len(set_size) > 1 else torch.nan)
+    # Equal means leave a rest of rounding, of which the asymmetry index would make 1 or -1.
+    return slope.masked_fill(slope.abs() < 1e-9, 0.0)
 
 
 def _resampled_means(values: Tensor, n_resamples: int, generator: torch.Generator) -> Tensor:

@@ -178,6 +178,8 @@ def sample_positions(log_density: Tensor, n: int, generator: torch.Generator) ->
 def first_trial_of_each_stimulus(batch: TrialBatch) -> TrialBatch:
     """The batch with one trial per stimulus, in the order of the stimuli; a trial of nobody where there is none."""
     alone = [batch.stimulus_alone(row) for row in range(len(batch.stimulus))]
+    first = [(batch.stimulus_of_trial == row).nonzero()[:1, 0].tolist() for row in range(len(batch.stimulus))]
+    search = None if batch.search is None or [] in first else batch.search.pick([i for found in first for i in found])
     return replace(
         batch,
         stimulus_of_trial=torch.arange(len(alone), device=batch.device),
@@ -186,4 +188,5 @@ def first_trial_of_each_stimulus(batch: TrialBatch) -> TrialBatch:
         xy_px=torch.cat([one.xy_px for one in alone]),
         duration_s=torch.cat([one.duration_s for one in alone]),
         valid=torch.cat([one.valid for one in alone]),
+        search=search,
     )

@@ -21,6 +21,11 @@ MODELS = Registry(
         "shuffled_human": "gazekit.models.human:ShuffledHuman",
         "saliency_readout": "gazekit.models.saliency_readout:SaliencyReadout",
         "next_fixation": "gazekit.models.next_fixation:NextFixation",
+        "eccnet": "gazekit.models.eccnet:EccNet",
+        "chance_search": "gazekit.models.search_controls:ChanceSearch",
+        "pixel_match": "gazekit.models.search_controls:PixelMatch",
+        "center_search": "gazekit.models.search_controls:CenterSearch",
+        "saliency_search": "gazekit.models.search_controls:SaliencySearch",
     },
 )
 

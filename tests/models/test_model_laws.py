@@ -19,12 +19,14 @@ from torch.nn import functional as F
 
 from gazekit import InputError
 from gazekit.backbones import Backbone
-from gazekit.batch import TrialBatch
+from gazekit.batch import SearchTask, TrialBatch
 from gazekit.models import MODELS, GazeModel, create_model, load_model
 
 # Constructor arguments for models that would otherwise look for weights, or be large.
 _READOUT = {"weights": None, "members": 2, "hidden": 8}
-ARGUMENTS = {"saliency_readout": _READOUT, "next_fixation": {"static_args": _READOUT}}
+# A narrow field: the maps are small.
+_ECCNET = {"backbone": "mobilenetv2_100", "weights": None, "taps": ["blocks.2.0.bn1", "blocks.3.0.bn1"], "field_px": 40}
+ARGUMENTS = {"saliency_readout": _READOUT, "next_fixation": {"static_args": _READOUT}, "eccnet": _ECCNET}
 
 STIMULI = ("hill", "lake", "moor", "reef")
 SUBJECTS = ("ann", "bob", "cem")
@@ -89,6 +91,23 @@ def make_batch(stimuli=STIMULI[:2], subjects=SUBJECTS, size_wh_px=WIDE, padding=
         xy_px=xy,
         duration_s=valid.float() * 0.2,
         valid=valid,
+        search=search_task([s for s, _ in trials]),
+    )
+
+
+def search_task(stimuli):
+    """On each stimulus its own picture is searched for, whoever looks."""
+    n, distinct = len(stimuli), list(dict.fromkeys(stimuli))
+    return SearchTask(
+        target=tuple(f"part of {s}" for s in stimuli),
+        present=torch.ones(n, dtype=torch.bool),
+        box_px=torch.zeros(n, 4),
+        has_box=torch.zeros(n, dtype=torch.bool),
+        start_xy_px=torch.zeros(n, 2),
+        has_start=torch.zeros(n, dtype=torch.bool),
+        max_saccades=torch.full((n,), -1),
+        template=torch.stack([picture(f"part of {s}", (28, 24)) for s in distinct]),
+        template_of_trial=torch.tensor([distinct.index(s) for s in stimuli]),
     )
 
 
@@ -172,6 +191,8 @@ def test_the_map_follows_what_the_model_looks_at(name):
     first, second = got[0], got[len(SUBJECTS)]
     if name == "uniform":
         assert got.unique().tolist() == pytest.approx([-math.log(WIDE[0] * WIDE[1])])
+    elif name in ("center_search", "chance_search"):
+        assert torch.equal(first, second)
     else:
         # Another image gives another map, beyond any rounding.
         assert (first - second).abs().max() > 0.01

@@ -1,0 +1,81 @@
+"""How much faster eccNET is than a plain implementation of the same model, in the same run.
+
+The plain one is what one would write down first: display by display, the whole crop, and in every pooling stage the
+whole map pooled once per ring. It is also the oracle of the fast one.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gazekit.backbones.eccentric import EccentricPool2d, pooled_side, rings_of, same_pool2d
+from gazekit.backbones.vgg16 import EccentricVGG16
+from gazekit.displays import SearchDisplays
+from gazekit.models.eccnet import EccNet
+
+
+class PlainVGG16(EccentricVGG16):
+    """The same network without any shortcut."""
+
+    def search_maps(self, crop: Tensor, px_per_dva: float) -> list[Tensor]:
+        x, taps = self.normalize(crop), []
+        for number, pool in enumerate([None, *self.pools(px_per_dva)[:4]], 1):
+            x = self.block(number, x if pool is None else pooled_ring_by_ring(pool, x))
+            if number >= 3:
+                taps.append(x)
+        return [self._plain(x, times) for x, times in zip(taps, (2, 1, 0), strict=True)]
+
+
+def pooled_ring_by_ring(pool: EccentricPool2d, x: Tensor) -> Tensor:
+    """Eccentric pooling as it is defined: the whole map with each ring's window, then the ring is taken out of it."""
+    rows, columns = (pooled_side(side, pool.stride) for side in x.shape[-2:])
+    rings = rings_of(
+        max(rows, columns), pool.px_per_dva, pool.slope, pool.fovea_radius_dva, pool.ring_dva, pool.stride
+    )  # fmt: skip
+    y = torch.arange(rows, device=x.device) - rows // 2
+    z = torch.arange(columns, device=x.device) - columns // 2
+    squared = y[:, None].square() + z.square()
+    out = torch.zeros(*x.shape[:2], rows, columns, device=x.device, dtype=x.dtype)
+    for inner, kernel in zip(rings.radius, rings.kernel, strict=True):
+        # Each ring overwrites what lies outside it.
+        out = torch.where(squared >= inner * inner, same_pool2d(x, kernel, pool.stride, pool.mode), out)
+    return out
+
+
+def plain_like(model: EccNet) -> EccNet:
+    """A plain implementation of a VGG16 eccNET, with the same weights."""
+    fast = model.features
+    assert isinstance(fast, EccentricVGG16)
+    features = PlainVGG16(None, fast.eccentric, fast.pool, spacing=fast.spacing)
+    features.load_state_dict(fast.state_dict())
+    arguments: dict[str, Any] = {**model.hparams, "weights": None, "paste": False, "chunk": 1}
+    return EccNet(**arguments, features=features)
+
+
+def compare_speed(model: EccNet, displays: SearchDisplays) -> dict[str, float]:
+    """Search the displays with both, the plain one display by display.
+
+    Returns:
+        fast_s, plain_s, ratio, trials, steps, same (1 if all fixations agree), peak_gb (of the process, so far).
+
+    """
+    plain = plain_like(model)
+    # Warm up both: the background's maps are computed once per experiment.
+    model.search(displays.pick(slice(0, 1)))
+    start = time.perf_counter()
+    fast = model.search(displays)
+    fast_s = time.perf_counter() - start
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    start = time.perf_counter()
+    alone = [plain.search(displays.pick(slice(i, i + 1))) for i in range(len(displays))]
+    plain_s = time.perf_counter() - start
+    same = all(torch.equal(one.xy_px[0], fast.xy_px[i]) for i, one in enumerate(alone))
+    return {
+        "fast_s": fast_s, "plain_s": plain_s, "ratio": plain_s / fast_s, "trials": len(displays),
+        "steps": int(fast.valid[:, 1:].sum()), "same": float(same), "peak_gb": peak_gb,
+    }  # fmt: skip
