@@ -92,7 +92,10 @@ class Foveation:
 
     def residual(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> ``G * x - x``: what full blur adds to the image."""
-        return self.blurred(image) - image
+        # Blur does not care for a constant; without it a flat image's residual is zero to the last bit, and no slope is
+        # made of rounding.
+        relative = image - image.amin((-2, -1), keepdim=True)
+        return self.blurred(relative) - relative
 
     def _profiles(self, xy_px: Tensor, size_wh_px: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Offsets (B, W) and (B, H) of the pixels' centers from the position, in SDs, and the Gaussians there."""

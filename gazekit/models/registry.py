@@ -21,6 +21,7 @@ MODELS = Registry(
         "shuffled_human": "gazekit.models.human:ShuffledHuman",
         "saliency_readout": "gazekit.models.saliency_readout:SaliencyReadout",
         "next_fixation": "gazekit.models.next_fixation:NextFixation",
+        "neva": "gazekit.models.neva:Neva",
     },
 )
 

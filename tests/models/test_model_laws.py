@@ -24,7 +24,12 @@ from gazekit.models import MODELS, GazeModel, create_model, load_model
 
 # Constructor arguments for models that would otherwise look for weights, or be large.
 _READOUT = {"weights": None, "members": 2, "hidden": 8}
-ARGUMENTS = {"saliency_readout": _READOUT, "next_fixation": {"static_args": _READOUT}}
+_SMALL = {"size_px": 32, "fovea": {"blur_kernel_px": 9, "blur_sigma_px": 3.0}, "search": {"iterations": 15}}
+ARGUMENTS = {
+    "saliency_readout": _READOUT,
+    "next_fixation": {"static_args": _READOUT},
+    "neva": {"task": "pixels", **_SMALL},
+}
 
 STIMULI = ("hill", "lake", "moor", "reef")
 SUBJECTS = ("ann", "bob", "cem")
