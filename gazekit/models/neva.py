@@ -139,7 +139,6 @@ class Neva(PathModel):
         super().__init__()
         self.save_hyperparameters(ignore=["task"] if isinstance(task, FoveaTask) else [])
         self._configure(fovea, search, fit, start, rng, batch_size, dtype, compile)
-        self.source: WeightsSource | None = None
         if isinstance(task, FoveaTask):
             self.task = task
         elif task == "classification":
@@ -159,6 +158,8 @@ class Neva(PathModel):
         self, fovea: Mapping[str, Any] | None, search: Mapping[str, Any] | None, fit: Fit, start: str, rng: str,
         batch_size: int, dtype: str, compile_: bool,
     ) -> None:  # fmt: skip
+        self.task: FoveaTask
+        self.source: WeightsSource | None = None
         for name, value, allowed in (
             ("fit", fit, ("squash", "crop")),
             ("start", start, ("center", "previous")),

@@ -22,6 +22,7 @@ MODELS = Registry(
         "saliency_readout": "gazekit.models.saliency_readout:SaliencyReadout",
         "next_fixation": "gazekit.models.next_fixation:NextFixation",
         "neva": "gazekit.models.neva:Neva",
+        "nevaclip": "gazekit.models.nevaclip:NevaClip",
     },
 )
 

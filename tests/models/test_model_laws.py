@@ -24,11 +24,17 @@ from gazekit.models import MODELS, GazeModel, create_model, load_model
 
 # Constructor arguments for models that would otherwise look for weights, or be large.
 _READOUT = {"weights": None, "members": 2, "hidden": 8}
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
 _SMALL = {"size_px": 32, "fovea": {"blur_kernel_px": 9, "blur_sigma_px": 3.0}, "search": {"iterations": 15}}
 ARGUMENTS = {
     "saliency_readout": _READOUT,
     "next_fixation": {"static_args": _READOUT},
     "neva": {"task": "pixels", **_SMALL},
+    "nevaclip": {"clip": TINY_CLIP, "weights": None, "fovea": _SMALL["fovea"], "search": _SMALL["search"]},
 }
 
 STIMULI = ("hill", "lake", "moor", "reef")
