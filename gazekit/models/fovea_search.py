@@ -78,7 +78,7 @@ class FoveaObjective:
         goal_of_path: (P,) long, goal of each scanpath.
         early_target: (G, ...) where scanpaths begin: fixation k of L has the target
             ``(k / L)^2 target + (1 - (k / L)^2) early_target``, both brought to length one; None: `target` throughout.
-        batch_size: Images in one network call, at most.
+        images_at_once: Images in one network call, at most.
         dtype: Of the network's arithmetic; below float32 under autocast.
 
     Attributes:
@@ -89,10 +89,10 @@ class FoveaObjective:
 
     def __init__(
         self, loss: Callable[[Tensor, Tensor], Tensor], foveation: Foveation, image: Tensor, target: Tensor, image_of_goal: Tensor,
-        goal_of_path: Tensor, early_target: Tensor | None = None, batch_size: int = 64,
+        goal_of_path: Tensor, early_target: Tensor | None = None, images_at_once: int = 64,
         dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
-        self.loss, self.foveation, self.batch_size, self.dtype = loss, foveation, batch_size, dtype
+        self.loss, self.foveation, self.images_at_once, self.dtype = loss, foveation, images_at_once, dtype
         self.image, self.residual = image, foveation.residual(image)
         self.image_of_goal, self.goal_of_path = image_of_goal.to(image.device), goal_of_path
         self._late, self._early, self.target, self._share = target, early_target, target, 1.0
@@ -148,8 +148,8 @@ class FoveaObjective:
                 wanted[key] = row, slope or wanted.get(key, (0, False))[1]
         for slope in (False, True):
             todo = [(key, row) for key, (row, with_slope) in wanted.items() if with_slope == slope]
-            for start in range(0, len(todo), self.batch_size):
-                part = todo[start : start + self.batch_size]
+            for start in range(0, len(todo), self.images_at_once):
+                part = todo[start : start + self.images_at_once]
                 rows = torch.tensor([row for _, row in part])
                 found = self._evaluate(path[rows], p[rows], slope)
                 self._known.update({key: value for (key, _), value in zip(part, found, strict=True)})

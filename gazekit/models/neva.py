@@ -113,7 +113,7 @@ class Neva(PathModel):
         fit: ``squash`` shows the network the whole picture; ``crop``, as published, the square in its middle.
         start: Where the search for each fixation begins: ``center``, or the ``previous`` fixation.
         rng: ``path``: a generator per scanpath; ``global``: as published, one for all that are searched together.
-        batch_size: Images in one network call, and scanpaths that are searched together.
+        images_at_once: Images in one network call, and scanpaths that are searched together.
         dtype: ``float32``, or ``bfloat16`` for the network alone.
         compile: Compile the network with ``torch.compile``.
 
@@ -132,13 +132,13 @@ class Neva(PathModel):
         fit: Fit = "squash",
         start: Literal["center", "previous"] = "center",
         rng: Literal["path", "global"] = "path",
-        batch_size: int = 64,
+        images_at_once: int = 64,
         dtype: Literal["float32", "bfloat16"] = "float32",
         compile: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["task"] if isinstance(task, FoveaTask) else [])
-        self._configure(fovea, search, fit, start, rng, batch_size, dtype, compile)
+        self._configure(fovea, search, fit, start, rng, images_at_once, dtype, compile)
         if isinstance(task, FoveaTask):
             self.task = task
         elif task == "classification":
@@ -156,7 +156,7 @@ class Neva(PathModel):
 
     def _configure(
         self, fovea: Mapping[str, Any] | None, search: Mapping[str, Any] | None, fit: Fit, start: str, rng: str,
-        batch_size: int, dtype: str, compile_: bool,
+        images_at_once: int, dtype: str, compile_: bool,
     ) -> None:  # fmt: skip
         self.task: FoveaTask
         self.source: WeightsSource | None = None
@@ -168,8 +168,8 @@ class Neva(PathModel):
         ):
             if value not in allowed:
                 raise InputError(f"{name} is {value!r}, expected one of {list(allowed)}")
-        if batch_size < 1:
-            raise InputError(f"batch_size must be positive, found {batch_size}")
+        if images_at_once < 1:
+            raise InputError(f"images_at_once must be positive, found {images_at_once}")
         self.fovea = _options(FoveaOptions, {**self.default_fovea, **(fovea or {})}, "fovea")
         given = dict(search or {})
         name = given.pop("strategy", "sign_gradient")
@@ -177,7 +177,7 @@ class Neva(PathModel):
             raise unknown_name("search strategy", name, list(STRATEGIES))
         self.strategy: SearchStrategy = _options(STRATEGIES[name], given, "search")
         self.fit, self.start, self.rng = fit, start, rng
-        self.batch_size, self.compile_task = batch_size, compile_
+        self.images_at_once, self.compile_task = images_at_once, compile_
         self.network_dtype = getattr(torch, dtype)
         self._compiled: Callable[[Tensor, Tensor], Tensor] | None = None
 
@@ -238,13 +238,13 @@ class Neva(PathModel):
             seeds = path_seeds(batch, n, generator)
             common = GlobalDraws(generator) if self.rng == "global" else None
             parts = []
-            for rows in torch.arange(len(goal_of_path)).split(self.batch_size):
+            for rows in torch.arange(len(goal_of_path)).split(self.images_at_once):
                 # Only the images that these scanpaths look at are held and blurred.
                 used, own = goal_of_path[rows].unique(return_inverse=True)
                 images, image_rows = image_of_goal[used].unique(return_inverse=True)
                 objective = FoveaObjective(
                     self._loss(), foveation, shown[images], target[used], image_rows, own,
-                    None if early is None else early[used], self.batch_size, self.network_dtype,
+                    None if early is None else early[used], self.images_at_once, self.network_dtype,
                 )  # fmt: skip
                 draws = common or PathDraws([seeds[i] for i in rows.tolist()])
                 parts.append(explore(objective, self.strategy, length, draws, self.start))  # type: ignore[arg-type]

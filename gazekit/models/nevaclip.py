@@ -38,7 +38,7 @@ class NevaClip(Neva):
         fit: ``squash`` or ``crop``.
         start: ``center`` or ``previous``.
         rng: ``path`` or ``global``.
-        batch_size: Images in one network call.
+        images_at_once: Images in one network call.
         dtype: ``float32`` or ``bfloat16``.
         compile: Compile the image tower.
 
@@ -57,13 +57,13 @@ class NevaClip(Neva):
         fit: Fit = "squash",
         start: Literal["center", "previous"] = "center",
         rng: Literal["path", "global"] = "path",
-        batch_size: int = 64,
+        images_at_once: int = 64,
         dtype: Literal["float32", "bfloat16"] = "float32",
         compile: bool = False,
     ) -> None:
         super(Neva, self).__init__()
         self.save_hyperparameters()
-        self._configure(fovea, search, fit, start, rng, batch_size, dtype, compile)
+        self._configure(fovea, search, fit, start, rng, images_at_once, dtype, compile)
         self.caption, self.bottom_up = caption, bottom_up
         tower = create_clip(clip, weights)
         self.source = tower.source
