@@ -119,6 +119,7 @@ class Neva(PathModel):
 
     """
 
+    zero_shot: ClassVar[bool] = True
     default_fovea: ClassVar[Mapping[str, Any]] = {"width": 0.15, "retention": 0.1}
 
     def __init__(
