@@ -25,6 +25,8 @@ _SCALES, _CENTERS, _DELTAS, _OUT = 9, (2, 3, 4), (3, 4), 4
 _GABOR_TAPS, _GABOR_PERIOD_PX = 9, 7.0
 # A focus of attention lasts 30 to 70 ms there and is inhibited for 500 to 900 ms: in the middle, 14 foci.
 _INHIBITED_FOCI = 14
+# Below a hundredth of a gray level of 8 bits nothing is shown.
+_FLAT = 1e-5
 
 
 class IttiKoch(GazeModel):
@@ -136,7 +138,8 @@ def promote(maps: Tensor) -> Tensor:
     """
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     spread = high - low
-    scaled = torch.where(spread > 1e-9, (maps - low) / spread.clamp(min=1e-9), torch.zeros_like(maps))
+    # Float32 rounding of a flat map must not be stretched to a range of its own.
+    scaled = torch.where(spread > _FLAT, (maps - low) / spread.clamp(min=_FLAT), torch.zeros_like(maps))
     peaks = (scaled == F.max_pool2d(scaled, 3, 1, 1)) & (scaled > 0.0)
     n_other = peaks.sum((-2, -1), keepdim=True) - 1
     mean_other = ((scaled * peaks).sum((-2, -1), keepdim=True) - 1.0) / n_other.clamp(min=1)
@@ -150,10 +153,16 @@ def _pyramid(x: Tensor) -> list[Tensor]:
     levels = [x]
     for _ in range(_SCALES - 1):
         n, c, h, w = levels[-1].shape
-        rows = F.pad(levels[-1].reshape(n * c, 1, h, w), (2, 2, 2, 2), mode="replicate")
+        rows = _extended(levels[-1].reshape(n * c, 1, h, w), 2)
         rows = F.conv2d(F.conv2d(rows, kernel.view(1, 1, 5, 1)), kernel.view(1, 1, 1, 5))
         levels.append(rows[..., ::2, ::2].reshape(n, c, -(-h // 2), -(-w // 2)))
     return levels
+
+
+def _extended(maps: Tensor, margin: int) -> Tensor:
+    """Mirrored at the borders, where a repeated edge would look like one; repeated where there is too little to mirror."""
+    mode = "reflect" if min(maps.shape[-2:]) > margin else "replicate"
+    return F.pad(maps, (margin,) * 4, mode=mode)
 
 
 def _oriented(intensity: Tensor) -> Tensor:
@@ -169,8 +178,7 @@ def _oriented(intensity: Tensor) -> Tensor:
             # An even filter must not answer to light as such.
             filters.append(envelope * (wave - (wave * envelope).sum() / envelope.sum()))
     kernel = torch.stack(filters)[:, None]
-    margin = (_GABOR_TAPS // 2,) * 4
-    answer = F.conv2d(F.pad(intensity, margin, mode="replicate"), kernel)
+    answer = F.conv2d(_extended(intensity, _GABOR_TAPS // 2), kernel)
     even, odd = answer[:, 0::2], answer[:, 1::2]
     return even.abs() + odd.abs()
 
