@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from gazekit.batch import SearchTask, TrialBatch
 from gazekit.datasets import load
+from gazekit.datasets.captions import with_captions_of
 from gazekit.datasets.dataset import GazeDataset
 from gazekit.datasets.features import FeatureCache, read_features
 from gazekit.datasets.image_cache import ImageCache
@@ -377,7 +378,26 @@ class SearchDataModule(ScanpathDataModule):
 
 
 class CaptionDataModule(ScanpathDataModule):
-    """Captioned viewing: batches also carry what each subject wrote about the stimulus."""
+    """Captioned viewing: batches also carry what was written about the stimulus.
+
+    Args:
+        captions_of: Whose caption goes with a trial, see :func:`~gazekit.datasets.captions.with_captions_of`: the
+            ``subject``'s own, of an ``other_subject``, of an ``other_stimulus``, or ``none``.
+        kwargs: As :class:`ScanpathDataModule`.
+
+    """
+
+    def __init__(self, captions_of: str = "subject", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.save_hyperparameters()
+        self.captions_of = captions_of
+
+    @property
+    def data(self) -> GazeDataset:
+        """The whole dataset, its captions exchanged before it is split, read once."""
+        if self._data is None:
+            self._data = with_captions_of(super().data, self.captions_of, self.seed)
+        return self._data
 
     def _serves(self) -> Mapping[str, Any]:
         return {"with_captions": True}

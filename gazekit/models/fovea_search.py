@@ -299,8 +299,8 @@ class Candidates:
 
     """
 
-    n_candidates: int = 26
-    refine: int = 4
+    n_candidates: int = 16
+    refine: int = 3
     step: float = 0.1
 
     def __post_init__(self) -> None:

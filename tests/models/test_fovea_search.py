@@ -227,7 +227,7 @@ def test_a_loss_that_is_not_a_number_says_where():
 # Candidates
 
 
-def test_candidates_find_what_a_fine_grid_finds():
+def test_candidates_find_nearly_what_a_fine_grid_finds():
     objective = toy_objective()
     axis = torch.linspace(-1.0, 1.0, 41)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(-1, 2)
@@ -235,8 +235,8 @@ def test_candidates_find_what_a_fine_grid_finds():
     best, worst = losses.min().item(), losses.max().item()
     for seed in range(5):
         found = explore(toy_objective(), Candidates(), 1, PathDraws([seed]))
-        # Within a twentieth of the range of losses over the image.
-        assert found.loss.item() < best + 0.05 * (worst - best)
+        # Within a tenth of the range of losses over the image.
+        assert found.loss.item() < best + 0.1 * (worst - best)
 
 
 def test_candidates_cover_every_cell():
