@@ -129,21 +129,24 @@ class ScoreFixations(Callback):
 
 
 class ScanpathWriter(BasePredictionWriter):
-    """Predicted scanpaths as a fixation table: ``scanpaths.parquet`` in `folder`.
+    """Predicted scanpaths as a fixation table: ``NAME.parquet`` in `folder`.
 
     Every batch is written as soon as it is done, by whichever process had it, under a key of all that it depends on;
     the first process merges them when all are there. Interrupted, the same command goes on where it stopped.
 
     Args:
         folder: Of the run.
+        name: Of the table, and of the model where it is evaluated.
         depends_on: What the scanpaths depend on: model, checkpoint, data, commit.
 
     """
 
-    def __init__(self, folder: Path, depends_on: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str = "scanpaths", depends_on: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(write_interval="batch")
-        self.folder = folder
-        self._parts = folder / "scanpaths.parts" / _digest(depends_on or {})
+        self.folder, self.name = folder, name
+        self._parts = folder / f"{name}.parts" / _digest(depends_on or {})
 
     def finished(self) -> list[str]:
         """Stimuli whose scanpaths an interrupted run has left behind."""
@@ -167,11 +170,11 @@ class ScanpathWriter(BasePredictionWriter):
             table = pd.concat(parts, ignore_index=True)
             table = table.sort_values(["stimulus", "subject", "fixation"], kind="stable", ignore_index=True)
             table["trial"] = table.groupby(["stimulus", "subject"], sort=False).ngroup()
-            with written_aside(self.folder / "scanpaths.parquet") as aside:
+            with written_aside(self.folder / f"{self.name}.parquet") as aside:
                 table.to_parquet(aside, index=False)
             # Pieces of this run and of earlier ones with other settings.
-            shutil.rmtree(self.folder / "scanpaths.parts", ignore_errors=True)
-            print(f"scanpaths: {self.folder / 'scanpaths.parquet'}", flush=True)
+            shutil.rmtree(self._parts.parent, ignore_errors=True)
+            print(f"scanpaths: {self.folder / self.name}.parquet", flush=True)
 
 
 def _digest(value: object) -> str:

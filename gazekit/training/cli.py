@@ -36,6 +36,7 @@ class GazeCLI(LightningCLI):
         parser.add_argument("--cache_features", type=bool, default=True, help="Run a frozen backbone once per image.")
         parser.add_argument("--predict.paths", type=int, default=10, help="Scanpaths per image for 'predict'.")
         parser.add_argument("--predict.length", type=int, default=8, help="Fixations per predicted scanpath.")
+        parser.add_argument("--predict.name", type=str, default="scanpaths", help="Name of the table of scanpaths.")
 
     def before_instantiate_classes(self) -> None:
         # A wrong name or a missing folder is said before weights are downloaded.
@@ -45,7 +46,7 @@ class GazeCLI(LightningCLI):
         folder = Path(self._get(self.config_init, "trainer.default_root_dir") or "runs")
         extra = [RunCheckpoint(folder), ScoreFixations()]
         if self.subcommand == "predict":
-            self._writer = ScanpathWriter(folder, self._depends_on())
+            self._writer = ScanpathWriter(folder, self._get(self.config, "predict")["name"], self._depends_on())
             extra.append(self._writer)
         own = self._get(self.config_init, "trainer.callbacks") or []
         kwargs = {"callbacks": [*own, *extra], **kwargs}
