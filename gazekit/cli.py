@@ -209,8 +209,8 @@ def look(
 
     Writes OUT.png and OUT.svg, the scanpath with numbered fixations, and OUT.gif, what the model saw at each.
     """
-    from gazekit.look import model_for, parsed_options, save_look
     from gazekit.look import look as scanpath_on
+    from gazekit.look import model_for, parsed_options, save_look
 
     found, name = model_for(model, caption, parsed_options(options))
     shown = scanpath_on(image, found, name, caption, length, seed, px_per_dva)
@@ -285,7 +285,9 @@ def bench_attention(
 @click.option("--trials", default=16, show_default=True, help="Images that are searched in lock-step.")
 @click.option("--iterations", default=20, show_default=True, help="Positions per fixation.")
 @click.option("--length", default=2, show_default=True, help="Fixations per scanpath.")
-@click.option("--network", default="RN50-quickgelu", show_default=True, help="CLIP by open_clip's name, random weights.")
+@click.option(
+    "--network", default="RN50-quickgelu", show_default=True, help="CLIP by open_clip's name, random weights."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where it runs, e.g. cuda.")
 def bench_models(trials: int, iterations: int, length: int, network: str, device: str) -> None:
     """Time NevaClip in lock-step beside the published loop over images, with one random CLIP."""

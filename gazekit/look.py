@@ -92,7 +92,9 @@ def look(
     image = read_image(image_path)
     height, width = image.shape[-2:]
     if min(height, width) < 2:
-        raise InputError(f"{image_path}: an image of {width}x{height} px holds nothing to look at; give at least 2x2 px")
+        raise InputError(
+            f"{image_path}: an image of {width}x{height} px holds nothing to look at; give at least 2x2 px"
+        )
     if model.fits_fixations and not getattr(model, "memory", None):
         raise InputError(f"{name} is fitted to people's fixations and has no scanpath of its own; give another model")
     if caption is not None and not hasattr(model, "embed"):
@@ -102,10 +104,7 @@ def look(
     generator = torch.Generator().manual_seed(seed_of("look", seed))
     paths = model.sample(batch, 1, length, generator)
     xy = paths.xy_px[0, 0][paths.valid[0, 0]].cpu()
-    if isinstance(model, Neva):
-        seen = model.views(batch, xy[None])[0].cpu()
-    else:
-        seen = _illustrated(image, xy, per_dva)
+    seen = model.views(batch, xy[None])[0].cpu() if isinstance(model, Neva) else _illustrated(image, xy, per_dva)
     said = f"\n\u201c{textwrap.shorten(caption, 90, placeholder=' ...')}\u201d" if caption else ""
     return Look(image, xy, seen, f"{name}, {len(xy)} fixations{said}", not isinstance(model, Neva))
 

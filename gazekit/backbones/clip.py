@@ -87,9 +87,9 @@ def create_clip(name: str | dict[str, Any] = "RN50-quickgelu", weights: str | Pa
     Args:
         name: open_clip's name of a model (``RN50-quickgelu``, ``ViT-B-32``, ``ViT-B-16-SigLIP``, ...), or a
             configuration in its format (``embed_dim``, ``vision_cfg``, ``text_cfg``).
-        weights: A tag of open_clip (``openai``, ``laion2b_s34b_b79k``, ``webli``, ...): a file ``NAME.safetensors`` in a
-            weights folder (see :func:`~gazekit.backbones.find_weights`) is taken, else open_clip downloads them; a path
-            takes that file (safetensors, or a ``.pt`` of plain tensors); None leaves the weights random.
+        weights: A tag of open_clip (``openai``, ``laion2b_s34b_b79k``, ``webli``, ...): a file ``NAME.safetensors`` in
+            a weights folder (see :func:`~gazekit.backbones.find_weights`) is taken, else open_clip downloads them; a
+            path takes that file (safetensors, or a ``.pt`` of plain tensors); None leaves the weights random.
 
     Raises:
         InputError: Unknown name or tag; weights missing, unreadable or of another model; or weights that were trained

@@ -1,9 +1,10 @@
 """Foveation: an image that is sharp where the eye is, blurred elsewhere, and keeps some of what was seen.
 
-The blurred part is a residual ``b = G * x - x`` that is computed once per image. A fovea at ``p`` is a Gaussian ``m(p)``
-of height one, memory ``M`` sums the foveas of the past, and what is seen is ``x + b clip(1 - M - m(p), 0, 1)``. Both
-Gaussians are separable: a blur of K x K taps is two of K, and a fovea is an outer product of two vectors. The scheme is
-that of NeVA (Schwinn, Precup, Eskofier & Zanca 2022, Gaze Meets ML); positions here are (x, y) in px of the image.
+The blurred part is a residual ``b = G * x - x`` that is computed once per image. A fovea at ``p`` is a Gaussian
+``m(p)`` of height one, memory ``M`` sums the foveas of the past, and what is seen is ``x + b clip(1 - M - m(p), 0,
+1)``. Both Gaussians are separable: a blur of K x K taps is two of K, and a fovea is an outer product of two vectors.
+The scheme is that of NeVA (Schwinn, Precup, Eskofier & Zanca 2022, Gaze Meets ML); positions here are (x, y) in px of
+the image.
 """
 
 from __future__ import annotations
@@ -49,9 +50,7 @@ class Foveation:
             raise InputError(f"retention must lie in [0, 1], found {self.retention}")
 
     @classmethod
-    def from_dva(
-        cls, sigma_dva: float, blur_sigma_dva: float, px_per_dva: float, retention: float = 0.0
-    ) -> Foveation:
+    def from_dva(cls, sigma_dva: float, blur_sigma_dva: float, px_per_dva: float, retention: float = 0.0) -> Foveation:
         """The same in degrees of visual angle, for an image of `px_per_dva`; the blur is cut at 3 SD.
 
         Raises:

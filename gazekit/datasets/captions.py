@@ -1,7 +1,7 @@
 """Whose caption goes with a trial: the subject's own, another subject's, that of another image, or none.
 
-The conditions of NevaClip (Zanca et al. 2023, arXiv:2305.12380) in which a caption should help, help somewhat, mislead, or
-not be there.
+The conditions of NevaClip (Zanca et al. 2023, arXiv:2305.12380) in which a caption should help, help somewhat, mislead,
+or not be there.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def with_captions_of(data: GazeDataset, condition: str, seed: int = 0) -> GazeDa
     else:
         names = list(of_stimulus)
         if len(names) < 2:
-            raise InputError(f"{data.name}: captions of other stimuli need at least 2 stimuli with captions, found {len(names)}")
+            raise InputError(
+                f"{data.name}: captions of other stimuli need at least 2 stimuli with captions, found {len(names)}"
+            )
         order = rng.permutation(len(names))
         partner = {names[a]: names[b] for a, b in zip(order, np.roll(order, -1), strict=True)}
         for name, part in of_stimulus.items():

@@ -313,9 +313,7 @@ class ScanpathDataModule(L.LightningDataModule):
     def _world(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
-    def _loader(
-        self, stage: str, training: bool, skip: list[str] | None = None, at_once: int = 1
-    ) -> DataLoader[Any]:
+    def _loader(self, stage: str, training: bool, skip: list[str] | None = None, at_once: int = 1) -> DataLoader[Any]:
         items = self.items(stage, skip)
         world, rank = self._world()
         if self.batch_size % world:

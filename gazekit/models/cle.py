@@ -1,11 +1,11 @@
 """Constrained Levy exploration: a random walk with long jumps that saliency accepts or refuses.
 
-Boccignone & Ferraro (2004), Modelling gaze shift as a constrained random walk, Physica A 331, 207-218. A jump follows a
-Langevin equation, ``x' = x + h (-k grad V + (1 - k) r n)``, with the potential ``V = 100 exp(-tau s)`` of a saliency s in
-[0, 100], a direction n that is uniform and a length r that is Cauchy distributed; it is taken if saliency rises, else
-with probability ``exp(ds / T)``. Values of tau, h, k and T are those of the authors' later program. Its scale of jumps
-there is a number of pixels of an image of unknown size, at which most jumps leave the image; here it is in radii of the
-focus of attention, which is a sixth of the image's shorter side.
+Boccignone & Ferraro (2004), Modelling gaze shift as a constrained random walk, Physica A 331, 207-218. A jump follows
+a Langevin equation, ``x' = x + h (-k grad V + (1 - k) r n)``, with the potential ``V = 100 exp(-tau s)`` of a
+saliency s in [0, 100], a direction n that is uniform and a length r that is Cauchy distributed; it is taken if
+saliency rises, else with probability ``exp(ds / T)``. Values of tau, h, k and T are those of the authors' later
+program. Its scale of jumps there is a number of pixels of an image of unknown size, at which most jumps leave the
+image; here it is in radii of the focus of attention, which is a sixth of the image's shorter side.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class CLE(PathModel):
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> CLE:
         arguments = constructor_arguments(checkpoint)
         if "base" not in arguments:
-            raise InputError("the checkpoint is of a model around a base that was given as an object; save the base itself")
+            raise InputError(
+                "the checkpoint is of a model around a base that was given as an object; save the base itself"
+            )
         return cls(**arguments)
 
     def provenance(self) -> dict[str, Any]:

@@ -88,8 +88,8 @@ class FoveaObjective:
     """
 
     def __init__(
-        self, loss: Callable[[Tensor, Tensor], Tensor], foveation: Foveation, image: Tensor, target: Tensor, image_of_goal: Tensor,
-        goal_of_path: Tensor, early_target: Tensor | None = None, images_at_once: int = 64,
+        self, loss: Callable[[Tensor, Tensor], Tensor], foveation: Foveation, image: Tensor, target: Tensor,
+        image_of_goal: Tensor, goal_of_path: Tensor, early_target: Tensor | None = None, images_at_once: int = 64,
         dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         self.loss, self.foveation, self.images_at_once, self.dtype = loss, foveation, images_at_once, dtype
@@ -161,9 +161,7 @@ class FoveaObjective:
     def _px(self, p: Tensor) -> Tensor:
         return to_px(p.to(self.image), self.size_wh_px)
 
-    def _evaluate(
-        self, path: Tensor, p: Tensor, slope: bool
-    ) -> list[tuple[float, tuple[float, float] | None]]:
+    def _evaluate(self, path: Tensor, p: Tensor, slope: bool) -> list[tuple[float, tuple[float, float] | None]]:
         device = self.image.device
         goal = self.goal_of_path[path].to(device)
         row = self.image_of_goal[goal]
@@ -176,7 +174,8 @@ class FoveaObjective:
         if loss.isnan().any():
             at = p[int(loss.isnan().nonzero()[0])].tolist()
             raise InputError(
-                f"the task's loss is not a number with the fovea at (x, y) = ({at[0]:.3f}, {at[1]:.3f}) in {self.dtype}; "
+                f"the task's loss is not a number with the fovea at (x, y) = ({at[0]:.3f}, {at[1]:.3f}) "
+                f"in {self.dtype}; "
                 "compute in float32, and check the network's weights and the image"
             )
         self.n_forward += len(p)

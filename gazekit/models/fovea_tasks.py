@@ -99,9 +99,7 @@ class FeatureReconstruction(FoveaTask):
         found = self._features(seen)
         wanted = target.split([f.shape[1] for f in found], 1)
         # A dead layer has no square to be relative to; nothing then is lost either.
-        far = [
-            (f - w).square().sum(1) / w.square().sum(1).clamp(min=1e-12) for f, w in zip(found, wanted, strict=True)
-        ]
+        far = [(f - w).square().sum(1) / w.square().sum(1).clamp(min=1e-12) for f, w in zip(found, wanted, strict=True)]
         return torch.stack(far).mean(0)
 
 

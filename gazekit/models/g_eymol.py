@@ -1,10 +1,10 @@
 """G-Eymol: gaze as a mass that the details of an image attract by gravity.
 
-Zanca, Melacci & Gori (2020), Gravitational Laws of Focus of Attention, IEEE PAMI 42(12), 2983-2995:
-``a'' + lambda a' = E(a)`` with ``E(a) = sum_x mu(x) (x - a) / |x - a|^2``, mass mu the gradient of features of the image,
-less where the gaze was lately. Features, constants and the softened force near the gaze are those of the authors'
-program, which follows an image of 224 px for 25 frames per second; a feature's mass is scaled by its maximum over the
-image here, over a window around the gaze there.
+Zanca, Melacci & Gori (2020), Gravitational Laws of Focus of Attention, IEEE PAMI 42(12), 2983-2995: ``a'' + lambda a'
+= E(a)`` with ``E(a) = sum_x mu(x) (x - a) / |x - a|^2``, mass mu the gradient of features of the image, less where
+the gaze was lately. Features, constants and the softened force near the gaze are those of the authors' program, which
+follows an image of 224 px for 25 frames per second; a feature's mass is scaled by its maximum over the image here,
+over a window around the gaze there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gazekit.models.path_model import PathModel, path_seeds
 _SIDE_PX, _FRAMES_PER_S, _SUBSTEPS = 224, 25, 10
 _SACCADES_PER_S = 3
 _IOR_RADIUS_PX, _IOR_BLUR_TAPS, _IOR_RETENTION = 35, 51, 0.9
-# A fixation ends when gaze is this far from where it began (25 px of an image of 800), and counts from this duration on.
+# A fixation ends when gaze is this far from where it began (25 px of an image of 800), and counts after so long.
 _FIXATION_PX, _FIXATION_S = 7.0, 0.05
 # Seconds that are simulated for each fixation wanted, at least, and before giving up.
 _S_PER_FIXATION, _MOST_S_PER_FIXATION = 0.4, 3.0
@@ -75,7 +75,9 @@ class GEymol(PathModel):
     def fixations(self, mass_map: Tensor, length: int, seeds: list[int]) -> Tensor:
         """(h, w) mass -> (len(seeds), length, 2) fixations in px of the map, as (x, y)."""
         h, w = mass_map.shape
-        at, velocity = (torch.stack(parts) for parts in zip(*(_start(h, w, seed, self._unit) for seed in seeds), strict=True))
+        at, velocity = (
+            torch.stack(parts) for parts in zip(*(_start(h, w, seed, self._unit) for seed in seeds), strict=True)
+        )
         inhibition = torch.zeros(len(seeds), h, w)
         field, gaze = self.field(mass_map * (1.0 - inhibition)), []
         found: list[list[Tensor]] = [[] for _ in seeds]
@@ -120,7 +122,8 @@ class GEymol(PathModel):
         size = (3 * h - 2, 3 * w - 2)
         product = torch.fft.rfft2(masses[:, None], size) * torch.fft.rfft2(kernel, size)
         force = torch.fft.irfft2(product, size)[..., h - 1 : 2 * h - 1, w - 1 : 2 * w - 1]
-        return self.attraction * force
+        force_at: Tensor = self.attraction * force
+        return force_at
 
 
 def mass(image: Tensor) -> Tensor:
@@ -140,7 +143,10 @@ def mass(image: Tensor) -> Tensor:
     padded = F.pad(intensity, (10, 10, 10, 10), mode="replicate")
     oriented = F.conv2d(padded, torch.stack(filters)[:, None]).clamp(min=0.0)
     features = torch.cat([image, intensity, oriented], 1)
-    smooth, slope = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]).to(image), torch.tensor([-1.0, -2.0, 0.0, 2.0, 1.0]).to(image)
+    smooth, slope = (
+        torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]).to(image),
+        torch.tensor([-1.0, -2.0, 0.0, 2.0, 1.0]).to(image),
+    )
     n, c, h, w = features.shape
     rows = F.pad(features.reshape(n * c, 1, h, w), (2, 2, 2, 2), mode="replicate")
     along_x = F.conv2d(F.conv2d(rows, smooth.view(1, 1, 5, 1)), slope.view(1, 1, 1, 5))

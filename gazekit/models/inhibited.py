@@ -40,8 +40,8 @@ class Inhibited(GazeModel):
         super().__init__()
         if not sigma_dva > 0 or not 0.0 <= retention <= 1.0 or not 0.0 <= strength < 1.0:
             raise InputError(
-                f"expected sigma_dva > 0, retention in [0, 1] and strength in [0, 1), found {sigma_dva}, {retention} and "
-                f"{strength}"
+                f"expected sigma_dva > 0, retention in [0, 1] and strength in [0, 1), found {sigma_dva}, {retention} "
+                f"and {strength}"
             )
         self.save_hyperparameters(ignore=["base"] if isinstance(base, GazeModel) else [])
         self.base = spatial_base(base)
@@ -51,7 +51,9 @@ class Inhibited(GazeModel):
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> Inhibited:
         arguments = constructor_arguments(checkpoint)
         if "base" not in arguments:
-            raise InputError("the checkpoint is of a model around a base that was given as an object; save the base itself")
+            raise InputError(
+                "the checkpoint is of a model around a base that was given as an object; save the base itself"
+            )
         return cls(**arguments)
 
     def provenance(self) -> dict[str, Any]:

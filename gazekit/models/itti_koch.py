@@ -1,9 +1,9 @@
 """The saliency map of Itti, Koch & Niebur (1998), and the winner-take-all scanpath with inhibition of return on it.
 
 Itti, Koch & Niebur, A Model of Saliency-Based Visual Attention for Rapid Scene Analysis, IEEE PAMI 20(11), 1254-1259.
-Nine scales of intensity, two color opponencies and four orientations; center scales 2, 3, 4 and surrounds three and four
-scales coarser; each of the 42 maps is promoted by how far its maximum stands out; sums at scale 4. What the paper leaves
-open is stated where it is chosen.
+Nine scales of intensity, two color opponencies and four orientations; center scales 2, 3, 4 and surrounds three and
+four scales coarser; each of the 42 maps is promoted by how far its maximum stands out; sums at scale 4. What the paper
+leaves open is stated where it is chosen.
 """
 
 from __future__ import annotations
@@ -114,12 +114,14 @@ def saliency_map(image: Tensor) -> Tensor:
     # Hue is read only where there is light enough to see it: above a tenth of the image's maximum.
     light = intensity.amax((-2, -1), keepdim=True)
     seen = intensity > light / 10.0
-    red, green, blue = (torch.where(seen, c / intensity.clamp(min=1e-6), torch.zeros_like(c)) for c in (red, green, blue))
+    red, green, blue = (
+        torch.where(seen, c / intensity.clamp(min=1e-6), torch.zeros_like(c)) for c in (red, green, blue)
+    )
     r, g, b = red - (green + blue) / 2.0, green - (red + blue) / 2.0, blue - (red + green) / 2.0
     yellow = (red + green) / 2.0 - (red - green).abs() / 2.0 - blue
     r, g, b, yellow = (c.clamp(min=0.0) for c in (r, g, b, yellow))
-    # A cell excited by red and inhibited by green in its center is driven the other way in its surround, so the center's
-    # red minus green is compared with the surround's red minus green.
+    # A cell excited by red and inhibited by green in its center is driven the other way in its surround, so the
+    # center's red minus green is compared with the surround's red minus green.
     levels = _pyramid(torch.stack([intensity, r - g, b - yellow], 1))
     size = levels[_OUT].shape[-2:]
     oriented = [_oriented(level[:, :1]) for level in levels]
@@ -133,8 +135,8 @@ def saliency_map(image: Tensor) -> Tensor:
 def promote(maps: Tensor) -> Tensor:
     """(S, C, h, w) -> the same, scaled to [0, 1] and by the square of how far the maximum is above the other maxima.
 
-    The paper's operator N: a map with one peak is promoted, one with many like it suppressed. The mean is over the local
-    maxima other than the global one; a map without any keeps its range.
+    The paper's operator N: a map with one peak is promoted, one with many like it suppressed. The mean is over the
+    local maxima other than the global one; a map without any keeps its range.
     """
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     spread = high - low
@@ -160,7 +162,7 @@ def _pyramid(x: Tensor) -> list[Tensor]:
 
 
 def _extended(maps: Tensor, margin: int) -> Tensor:
-    """Mirrored at the borders, where a repeated edge would look like one; repeated where there is too little to mirror."""
+    """Mirrored at the borders, where a repeated edge would look like one; repeated where that cannot be done."""
     mode = "reflect" if min(maps.shape[-2:]) > margin else "replicate"
     return F.pad(maps, (margin,) * 4, mode=mode)
 
@@ -174,9 +176,8 @@ def _oriented(intensity: Tensor) -> Tensor:
     for quarter in range(4):
         angle = quarter * math.pi / 4.0
         phase = 2.0 * math.pi / _GABOR_PERIOD_PX * (x * math.cos(angle) + y * math.sin(angle))
-        for wave in (phase.cos(), phase.sin()):
-            # An even filter must not answer to light as such.
-            filters.append(envelope * (wave - (wave * envelope).sum() / envelope.sum()))
+        # An even filter must not answer to light as such.
+        filters += [envelope * (wave - (wave * envelope).sum() / envelope.sum()) for wave in (phase.cos(), phase.sin())]
     kernel = torch.stack(filters)[:, None]
     answer = F.conv2d(_extended(intensity, _GABOR_TAPS // 2), kernel)
     even, odd = answer[:, 0::2], answer[:, 1::2]

@@ -23,7 +23,14 @@ from gazekit.backbones.pyramid import WeightsSource, create_classifier
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.errors import InputError
 from gazekit.models.fovea_search import (
-    STRATEGIES, Exploration, FoveaObjective, GlobalDraws, PathDraws, SearchStrategy, SignGradient, explore,
+    STRATEGIES,
+    Exploration,
+    FoveaObjective,
+    GlobalDraws,
+    PathDraws,
+    SearchStrategy,
+    SignGradient,
+    explore,
 )  # fmt: skip
 from gazekit.models.fovea_tasks import Classification, FeatureReconstruction, FoveaTask, Reconstruction
 from gazekit.models.path_model import PathModel, path_seeds
@@ -186,7 +193,9 @@ class Neva(PathModel):
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> Neva:
         arguments = {k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")}
         if "task" in cls.__init__.__annotations__ and "task" not in arguments:
-            raise InputError("the checkpoint is of a model with a task of its user's own, which only its program can build")
+            raise InputError(
+                "the checkpoint is of a model with a task of its user's own, which only its program can build"
+            )
         # The weights are in the checkpoint: no file or download is needed.
         model = cls(**{**arguments, "weights": None})
         if checkpoint.get("weights_source"):
@@ -306,4 +315,3 @@ def _options(kind: Any, given: Mapping[str, Any], where: str) -> Any:
         if key not in known:
             raise unknown_name(f"option of {where}", str(key), known)
     return kind(**given)
-

@@ -1,7 +1,7 @@
 """NevaClip: scanpaths of an eye that moves its fovea until the foveated image says what a caption says.
 
 Zanca et al. (2023), Contrastive Language-Image Pretrained Models are Zero-Shot Human Scanpath Predictors,
-arXiv:2305.12380. NeVA with CLIP's image tower as the network and a caption's embedding as the target; nothing is trained.
+arXiv:2305.12380. NeVA with CLIP's image tower as the network and a caption's embedding as the target; none is trained.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class NevaClip(Neva):
             :func:`~gazekit.backbones.clip.create_clip`.
         weights: As there.
         caption: What is said about every image, in place of the captions of the data.
-        bottom_up: Begin with the image's embedding as the target and turn to the caption along the path: fixation k of L
-            has ``(k / L)^2`` of the caption.
+        bottom_up: Begin with the image's embedding as the target and turn to the caption along the path: fixation k
+            of L has ``(k / L)^2`` of the caption.
         fovea: As for :class:`~gazekit.models.neva.Neva`; the default is the published one, width 0.2 and retention 0.
         search: As there, and so are the following.
         fit: ``squash`` or ``crop``.

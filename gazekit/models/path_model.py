@@ -40,7 +40,7 @@ class PathModel(GazeModel):
 
     @torch.no_grad()
     def log_density(self, batch: TrialBatch) -> Tensor:
-        """(B, H, W) natural log of the kernel density of sampled scanpaths, the same for the same stimulus and caption."""
+        """(B, H, W) natural log of the kernel density of sampled scanpaths, one for a stimulus and caption."""
         if batch.caption is None:
             maps = [self._log_density(batch.stimulus_alone(row)) for row in range(len(batch.stimulus))]
             return batch.per_trial(torch.cat(maps))

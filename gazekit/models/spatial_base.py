@@ -13,8 +13,8 @@ def spatial_base(base: str | GazeModel) -> GazeModel:
     """A spatial model by name, from its checkpoint, or as given.
 
     Raises:
-        InputError: Unknown name, no such checkpoint, a model that has to be trained or fitted first, or one whose density
-            depends on where the eye was.
+        InputError: Unknown name, no such checkpoint, a model that has to be trained or fitted first, or one whose
+            density depends on where the eye was.
 
     """
     if isinstance(base, GazeModel):

@@ -141,9 +141,7 @@ class ScanpathWriter(BasePredictionWriter):
 
     """
 
-    def __init__(
-        self, folder: Path, name: str = "scanpaths", depends_on: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, name: str = "scanpaths", depends_on: Mapping[str, Any] | None = None) -> None:
         super().__init__(write_interval="batch")
         self.folder, self.name = folder, name
         self._parts = folder / f"{name}.parts" / _digest(depends_on or {})

@@ -42,9 +42,7 @@ def toy_objective(retention=0.0, images=None, goal_of_path=None, **kwargs):
     goals = torch.arange(len(images)) if goal_of_path is None else torch.tensor(goal_of_path)
     task = ToyTask()
     foveation = Foveation((SIGMA_PX, SIGMA_PX), 5.0, 21, retention)
-    return FoveaObjective(
-        task.loss, foveation, images, task.target(images), torch.arange(len(images)), goals, **kwargs
-    )
+    return FoveaObjective(task.loss, foveation, images, task.target(images), torch.arange(len(images)), goals, **kwargs)
 
 
 def published_search(loss_of, image, residual, width, *, n, length, step, restart, retention, generator):

@@ -220,7 +220,9 @@ def test_a_target_that_changes_along_the_path():
 def test_a_loss_that_is_not_a_number_says_where():
     objective = toy_objective()
     objective.loss = lambda seen, target: seen.sum((1, 2, 3)) * math.nan
-    with pytest.raises(InputError, match=r"not a number with the fovea at \(x, y\) = \(0\.000, 0\.000\) in torch\.float32"):
+    with pytest.raises(
+        InputError, match=r"not a number with the fovea at \(x, y\) = \(0\.000, 0\.000\) in torch\.float32"
+    ):
         explore(objective, SignGradient(2), 1, PathDraws([0]))
 
 

@@ -38,7 +38,9 @@ def batch_of(n=2, captions=None, size_wh_px=SIZE, channels=3):
 
 def nevaclip(**kwargs):
     torch.manual_seed(0)
-    return create_model("nevaclip", **{"clip": TINY, "weights": None, "fovea": FOVEA, "search": {"iterations": 6}, **kwargs})
+    return create_model(
+        "nevaclip", **{"clip": TINY, "weights": None, "fovea": FOVEA, "search": {"iterations": 6}, **kwargs}
+    )
 
 
 def generator(seed=0):
@@ -145,7 +147,9 @@ def test_clip_stays_in_evaluation_mode_and_frozen():
 
 def test_a_long_caption_is_cut_with_a_warning():
     clip = create_clip(TINY, None)
-    with pytest.warns(UserWarning, match=r"caption 'very very .*' has 42 tokens and custom takes 16: its end is left out"):
+    with pytest.warns(
+        UserWarning, match=r"caption 'very very .*' has 42 tokens and custom takes 16: its end is left out"
+    ):
         cut = clip.encode_text(["very " * 40])
     torch.testing.assert_close(cut, clip.encode_text(["very " * 14]))
 
@@ -246,14 +250,18 @@ def test_any_task_can_be_injected(tmp_path):
     # Fine stripes lose their energy to blur: seeing them sharp is worth most.
     image[..., 10:30, 60:90:2] = 1.0
     batch = replace(batch_of(1), image=image)
-    model = Neva(task=Brightest(32), fovea={**FOVEA, "width": 0.1}, search={"strategy": "candidates", "n_candidates": 40})
+    model = Neva(
+        task=Brightest(32), fovea={**FOVEA, "width": 0.1}, search={"strategy": "candidates", "n_candidates": 40}
+    )
     xy = model.sample(batch, 4, 1, generator()).xy_px[0, :, 0]
     assert ((xy - torch.tensor([75.0, 20.0])).norm(dim=-1) < 25.0).all()
 
 
 def test_classification_is_cross_entropy_with_the_networks_own_answer():
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
     task = Classification(network, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 16)
     task.train()
     assert not network.training
@@ -303,7 +311,7 @@ def test_published_settings_run(name):
 
 
 def test_checkpoint_keeps_the_network(tmp_path):
-    import pytorch_lightning as L  # noqa: N812
+    import pytorch_lightning as L
 
     model = nevaclip(fovea={**FOVEA, "retention": 0.6})
     trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, max_epochs=1)
@@ -336,12 +344,14 @@ def test_images_that_cannot_be():
     model = nevaclip()
     with pytest.raises(InputError, match="image of 1x1 px holds nothing to look at"):
         model.sample(batch_of(1, size_wh_px=(1, 1)), 1, 1, generator())
-    with pytest.raises(InputError, match=r"expected RGB images \(S, 3, H, W\) in \[0, 1\], found shape \(1, 1, 64, 96\)"):
+    with pytest.raises(
+        InputError, match=r"expected RGB images \(S, 3, H, W\) in \[0, 1\], found shape \(1, 1, 64, 96\)"
+    ):
         model.sample(batch_of(1, channels=1), 1, 1, generator())
     with pytest.raises(InputError, match="the batch has no images"):
         model.sample(replace(batch_of(1), image=None), 1, 1, generator())
+    in_degrees, far = nevaclip(fovea={"sigma_dva": 2.0}), replace(batch_of(1), px_per_dva=math.nan)
     with pytest.raises(InputError, match="viewing geometry"):
-        far = replace(batch_of(1), px_per_dva=math.nan)
-        nevaclip(fovea={"sigma_dva": 2.0}).sample(far, 1, 1, generator())
+        in_degrees.sample(far, 1, 1, generator())
     with pytest.raises(InputError, match="no task named 'classify'; did you mean 'classification'"):
         create_model("neva", task="classify")

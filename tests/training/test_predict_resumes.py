@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 WORDS = [
-    sys.executable, "-m", "gazekit.cli", "predict", "--config", "neva", "--model.task", "pixels", "--model.size_px", "48",
+    sys.executable, "-m", "gazekit.cli", "predict", "--config", "neva", "--model.task", "pixels",
+    "--model.size_px", "48",
     "--model.fovea.blur_kernel_px", "9", "--model.search.iterations", "12", "--data.dataset", "simulated",
     "--data.test_split", "all", "--data.num_workers", "0", "--predict.paths", "3", "--predict.length", "10",
     "--predict.name", "pixels", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu",
