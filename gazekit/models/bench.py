@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ def published_loop(
 
 def bench_nevaclip(
     say: Callable[[str], None], trials: int = 16, iterations: int = 20, length: int = 2,
-    network: str = "RN50-quickgelu", device: str = "cpu",
+    network: str | dict[str, Any] = "RN50-quickgelu", device: str = "cpu",
 ) -> dict[str, float]:  # fmt: skip
     """Seconds per scanpath of each way to search, on pictures of random blobs; all in one run with one network.
 
