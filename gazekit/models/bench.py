@@ -131,7 +131,7 @@ def bench_nevaclip(
         "lock-step, bfloat16": _variant(model, search=search, dtype="bfloat16"),
     }
     for name, way in ways.items():
-        found = []
+        found: list[float] = []
 
         def run(way: NevaClip = way, found: list[float] = found) -> None:
             found.append(way.explore(batch, 1, length, torch.Generator().manual_seed(0)).loss.mean().item())

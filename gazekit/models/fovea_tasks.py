@@ -122,7 +122,8 @@ class Reconstruction(FoveaTask):
         return image
 
     def loss(self, seen: Tensor, target: Tensor) -> Tensor:
-        return (self.network(seen).float() - target).square().flatten(1).mean(1)
+        made: Tensor = self.network(seen).float()
+        return (made - target).square().flatten(1).mean(1)
 
 
 class Similarity(FoveaTask):

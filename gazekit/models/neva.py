@@ -129,6 +129,9 @@ class Neva(PathModel):
     zero_shot: ClassVar[bool] = True
     default_fovea: ClassVar[Mapping[str, Any]] = {"width": 0.15, "retention": 0.1}
 
+    task: FoveaTask
+    source: WeightsSource | None = None
+
     def __init__(
         self,
         task: str | FoveaTask = "classification",
@@ -166,8 +169,6 @@ class Neva(PathModel):
         self, fovea: Mapping[str, Any] | None, search: Mapping[str, Any] | None, fit: Fit, start: str, rng: str,
         images_at_once: int, dtype: str, compile_: bool,
     ) -> None:  # fmt: skip
-        self.task: FoveaTask
-        self.source: WeightsSource | None = None
         for name, value, allowed in (
             ("fit", fit, ("squash", "crop")),
             ("start", start, ("center", "previous")),
@@ -259,7 +260,9 @@ class Neva(PathModel):
                 draws = common or PathDraws([seeds[i] for i in rows.tolist()])
                 parts.append(explore(objective, self.strategy, length, draws, self.start))  # type: ignore[arg-type]
         return Exploration(
-            *(torch.cat([getattr(part, name) for part in parts]) for name in ("p", "loss", "trace")),
+            torch.cat([part.p for part in parts]),
+            torch.cat([part.loss for part in parts]),
+            torch.cat([part.trace for part in parts]),
             sum(part.n_forward for part in parts),
             sum(part.n_gradient for part in parts),
         )
