@@ -113,7 +113,13 @@ def bench_nevaclip(
     foveation = model.fovea.foveation(model.frame(batch), math.nan)
     residual, target = foveation.residual(x), model.embed(list(captions))
     model.explore(batch.trials(0, 1), 1, 1, torch.Generator().manual_seed(0))  # warm up
-    seconds = {}
+    seconds: dict[str, float] = {}
+
+    def report(name: str, value: float, more: str = "") -> None:
+        seconds[name] = value
+        ratio = seconds["published loop"] / value
+        say(f"{name:32}{value:10.3f} s per scanpath{1.0 / value:10.3f} scanpaths/s{ratio:8.2f} x published{more}")
+
     for name, frozen in (("published loop", False), ("published loop, frozen weights", True)):
 
         def loop(frozen: bool = frozen) -> None:
@@ -124,7 +130,7 @@ def bench_nevaclip(
                     generator=generator, frozen=frozen,
                 )  # fmt: skip
 
-        seconds[name] = timed(loop) / few
+        report(name, timed(loop) / few)
     ways = {
         "lock-step": model,
         "lock-step, candidates": _variant(model, search={"strategy": "candidates"}),
@@ -136,11 +142,7 @@ def bench_nevaclip(
         def run(way: NevaClip = way, found: list[float] = found) -> None:
             found.append(way.explore(batch, 1, length, torch.Generator().manual_seed(0)).loss.mean().item())
 
-        seconds[name] = timed(run) / trials
-        say(f"{name:32}{found[0]:10.6f} mean loss at the fixations")
-    for name, value in seconds.items():
-        ratio = seconds["published loop"] / value
-        say(f"{name:32}{value:10.3f} s per scanpath{1.0 / value:10.3f} scanpaths/s{ratio:8.2f} x published")
+        report(name, timed(run) / trials, f", mean loss {found[0]:.6f}")
     say(f"{'same sign of the gradient':32}{sign_agreement(model, batch):10.4f} share, bfloat16 and float32")
     where = torch.cuda.get_device_name(0) if device.startswith("cuda") else f"{torch.get_num_threads()} threads, no GPU"
     say(
