@@ -256,6 +256,36 @@ def export_asymmetry_plan(plan: str, absent: bool, out: Path) -> None:
     export_plan(plan, out, absent)
 
 
+@main.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--caption", help="What is said about the picture, for models that take notice (nevaclip).")
+@click.option("--model", "model", help="Name or checkpoint; default is nevaclip with a caption, neva without.")
+@click.option("--set", "options", multiple=True, help="Argument of a model by name, e.g. fovea.retention=0.7.")
+@click.option("--length", default=10, show_default=True, help="Fixations.")
+@click.option("--seed", default=0, show_default=True, help="Of the scanpath.")
+@click.option("--px-per-dva", type=float, help="Pixels per degree; default: the picture is 32 degrees wide.")
+@click.option("--out", type=click.Path(path_type=Path), help="Files without ending; default is NAME_look.")
+def look(
+    image: Path, caption: str | None, model: str | None, options: tuple[str, ...], length: int, seed: int,
+    px_per_dva: float | None, out: Path | None,
+) -> None:  # fmt: skip
+    """Draw where a model looks on IMAGE.
+
+    Writes OUT.png and OUT.svg, the scanpath with numbered fixations, and OUT.gif, what the model saw at each.
+    """
+    from gazekit.look import look as scanpath_on
+    from gazekit.look import model_for, parsed_options, save_look
+
+    found, name = model_for(model, caption, parsed_options(options))
+    shown = scanpath_on(image, found, name, caption, length, seed, px_per_dva)
+    for number, (x, y) in enumerate(shown.xy_px.tolist(), start=1):
+        click.echo(f"{number:3} x {x:7.1f} px  y {y:7.1f} px")
+    if shown.illustration:
+        click.echo("the animation shows a fovea of 2 degrees: this model does not work on a foveated image")
+    for path in save_look(shown, out or Path(f"{image.stem}_look")):
+        click.echo(f"look: {path}")
+
+
 def _lightning_command(name: str, summary: str) -> None:
     @main.command(
         name,
@@ -313,6 +343,21 @@ def bench_attention(
     from gazekit.kernels.bench import bench_kernels
 
     bench_kernels(click.echo, device=device, dtype=dtype, only=only, minutes=minutes, out=out, figure=figure, flex=flex)
+
+
+@bench.command("models")
+@click.option("--trials", default=16, show_default=True, help="Images that are searched in lock-step.")
+@click.option("--iterations", default=20, show_default=True, help="Positions per fixation.")
+@click.option("--length", default=2, show_default=True, help="Fixations per scanpath.")
+@click.option(
+    "--network", default="RN50-quickgelu", show_default=True, help="CLIP by open_clip's name, random weights."
+)
+@click.option("--device", default="cpu", show_default=True, help="Where it runs, e.g. cuda.")
+def bench_models(trials: int, iterations: int, length: int, network: str, device: str) -> None:
+    """Time NevaClip in lock-step beside the published loop over images, with one random CLIP."""
+    from gazekit.models.bench import bench_nevaclip
+
+    bench_nevaclip(click.echo, trials, iterations, length, network, device)
 
 
 @bench.command("data")

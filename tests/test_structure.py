@@ -15,7 +15,7 @@ PACKAGE = Path(gazekit.__file__).parent
 # Each layer may import those below it; within a layer, only itself.
 LAYERS = [
     {"cli"},
-    {"demo"},
+    {"demo", "look"},
     {"asymmetry"},
     {"training", "evaluation"},
     {"models", "datasets", "metrics"},

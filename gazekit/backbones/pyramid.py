@@ -185,6 +185,32 @@ def _known_options(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     return options
 
 
+def create_classifier(
+    name: str, weights: str | Path | None = "pretrained"
+) -> tuple[nn.Module, Sequence[float], Sequence[float], WeightsSource]:
+    """The whole network of a backbone's name, with its classes, in evaluation mode and without gradients.
+
+    Args:
+        name: As for :func:`create_backbone`.
+        weights: As there.
+
+    Returns:
+        (B, 3, H, W) normalised images -> (B, classes) logits; the mean and SD of that normalisation; which weights.
+
+    Raises:
+        InputError: As :func:`create_backbone`, or the network has no classes.
+
+    """
+    library, _, short = name.rpartition("/")
+    if library not in ("", "timm", "torchvision"):
+        raise unknown_name("backbone library", library, ["timm", "torchvision"])
+    pick = _torchvision if library == "torchvision" else _timm
+    network, mean, std, source = pick(short, weights, _weights_file(name, weights))
+    if library != "torchvision" and not getattr(network, "num_classes", 0):
+        raise InputError(f"backbone {name!r} has no classes; take one that was trained to classify")
+    return network.requires_grad_(False).eval(), mean, std, source
+
+
 def find_weights(name: str) -> Path | None:
     """A weights file for backbone `name` on this machine, or None.
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from gazekit.batch import SearchTask, TrialBatch
 from gazekit.datasets import load
+from gazekit.datasets.captions import with_captions_of
 from gazekit.datasets.dataset import GazeDataset
 from gazekit.datasets.features import FeatureCache, read_features
 from gazekit.datasets.image_cache import ImageCache
@@ -237,6 +238,7 @@ class ScanpathDataModule(L.LightningDataModule):
         options: Options of the dataset's reader, e.g. ``{first_fixation: keep}`` for MIT1003.
         split: Rule that replaces the card's, e.g. ``{by: subject, seed: 1, val: 0.1, test: 0.2}``.
         cache_images: Keep decoded images on disk, in the frame in which they are served.
+        predict_batch_size: Stimuli that ``predict`` takes at once, per process; more than one need one frame.
 
     Distributed runs see the same images per step as a single process does: each process takes
     every world-size-th of the same order, and no image is repeated to fill up validation.
@@ -258,6 +260,7 @@ class ScanpathDataModule(L.LightningDataModule):
         options: dict[str, Any] | None = None,
         split: dict[str, Any] | None = None,
         cache_images: bool = False,
+        predict_batch_size: int = 1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -268,6 +271,9 @@ class ScanpathDataModule(L.LightningDataModule):
         self.size_wh_px, self.num_workers, self.seed = size_wh_px, num_workers, seed
         self.feature_cache: FeatureCache | None = None
         self._data: GazeDataset | None = None
+        # Stimuli that an interrupted prediction has done already.
+        self.finished: list[str] = []
+        self.predict_batch_size = predict_batch_size
 
     @property
     def data(self) -> GazeDataset:
@@ -278,10 +284,17 @@ class ScanpathDataModule(L.LightningDataModule):
             self._data = data if self.split_rule is None else data.resplit(self.split_rule)
         return self._data
 
-    def items(self, stage: str) -> StimulusItems:
-        """The stimuli of ``train``, ``val`` or ``test``, from cached features where there are any."""
+    def items(self, stage: str, skip: list[str] | None = None) -> StimulusItems:
+        """The stimuli of ``train``, ``val`` or ``test``, from cached features where there are any.
+
+        Those of `skip` are left out; where that would leave none, the last one is served all the same.
+        """
+        data = self.data.split(self.splits[stage])
+        if skip:
+            names = data.stimuli["stimulus"].tolist()
+            data = data.subset(stimuli=[name for name in names if name not in set(skip)] or names[-1:])
         return StimulusItems(
-            self.data.split(self.splits[stage]),
+            data,
             self.size_wh_px,
             self.feature_cache,
             images=self.image_cache,
@@ -300,8 +313,8 @@ class ScanpathDataModule(L.LightningDataModule):
     def _world(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
-    def _loader(self, stage: str, training: bool) -> DataLoader[Any]:
-        items = self.items(stage)
+    def _loader(self, stage: str, training: bool, skip: list[str] | None = None, at_once: int = 1) -> DataLoader[Any]:
+        items = self.items(stage, skip)
         world, rank = self._world()
         if self.batch_size % world:
             raise InputError(f"data.batch_size {self.batch_size} cannot be shared evenly by {world} processes")
@@ -319,7 +332,7 @@ class ScanpathDataModule(L.LightningDataModule):
         workers = 0 if self.feature_cache is not None else self.num_workers
         return DataLoader(
             items,
-            batch_size=self.batch_size // world if training else 1,
+            batch_size=self.batch_size // world if training else at_once,
             sampler=sampler,
             drop_last=training,
             collate_fn=items.collate,
@@ -338,7 +351,7 @@ class ScanpathDataModule(L.LightningDataModule):
         return self._loader("test", training=False)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        return self._loader("test", training=False)
+        return self._loader("test", training=False, skip=self.finished, at_once=self.predict_batch_size)
 
 
 class SearchDataModule(ScanpathDataModule):
@@ -363,7 +376,26 @@ class SearchDataModule(ScanpathDataModule):
 
 
 class CaptionDataModule(ScanpathDataModule):
-    """Captioned viewing: batches also carry what each subject wrote about the stimulus."""
+    """Captioned viewing: batches also carry what was written about the stimulus.
+
+    Args:
+        captions_of: Whose caption goes with a trial, see :func:`~gazekit.datasets.captions.with_captions_of`: the
+            ``subject``'s own, of an ``other_subject``, of an ``other_stimulus``, or ``none``.
+        kwargs: As :class:`ScanpathDataModule`.
+
+    """
+
+    def __init__(self, captions_of: str = "subject", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.save_hyperparameters()
+        self.captions_of = captions_of
+
+    @property
+    def data(self) -> GazeDataset:
+        """The whole dataset, its captions exchanged before it is split, read once."""
+        if self._data is None:
+            self._data = with_captions_of(super().data, self.captions_of, self.seed)
+        return self._data
 
     def _serves(self) -> Mapping[str, Any]:
         return {"with_captions": True}

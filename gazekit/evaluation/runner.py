@@ -207,7 +207,7 @@ def check_models(models: list[str]) -> None:
 def needs_no_training(name: str) -> bool:
     """Whether a registered model can be scored as it is, or after looking at the fixations."""
     model_class: Any = MODELS.load(name)
-    return name == "uniform" or bool(model_class.fits_fixations)
+    return name == "uniform" or bool(model_class.fits_fixations or model_class.zero_shot)
 
 
 def _wanted_trials(data: GazeDataset, protocol: Protocol) -> GazeDataset:

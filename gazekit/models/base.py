@@ -30,12 +30,16 @@ class GazeModel(L.LightningModule):
             runner asks once per stimulus.
         fits_fixations: The model is fitted by ``fit_fixations`` to the fixations of the dataset that
             it is scored on, leaving out the scored image or subject (controls and ceiling).
+        zero_shot: The model needs neither training nor fitting and can be evaluated by its name.
+        deterministic: The model makes one scanpath for a stimulus, whatever the generator.
         uses_image: The model looks at the picture; without one in the copy of the data it cannot be scored.
 
     """
 
     per_subject: ClassVar[bool] = False
     fits_fixations: ClassVar[bool] = False
+    zero_shot: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = False
     uses_image: ClassVar[bool] = True
     # Scanpaths that `gazekit predict` draws per stimulus, and their length.
     predict_paths: int = 10

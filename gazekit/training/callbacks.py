@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +129,27 @@ class ScoreFixations(Callback):
 
 
 class ScanpathWriter(BasePredictionWriter):
-    """Predicted scanpaths as a fixation table: ``scanpaths.parquet`` in `folder`.
+    """Predicted scanpaths as a fixation table: ``NAME.parquet`` in `folder`.
 
-    Every process writes its own shard; the first one merges them when all are there.
+    Every batch is written as soon as it is done, by whichever process had it, under a key of all that it depends on;
+    the first process merges them when all are there. Interrupted, the same command goes on where it stopped.
+
+    Args:
+        folder: Of the run.
+        name: Of the table, and of the model where it is evaluated.
+        depends_on: What the scanpaths depend on: model, checkpoint, data, commit.
+
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "scanpaths", depends_on: Mapping[str, Any] | None = None) -> None:
         super().__init__(write_interval="batch")
-        self.folder = folder
-        self._rows: list[pd.DataFrame] = []
+        self.folder, self.name = folder, name
+        self._parts = folder / f"{name}.parts" / _digest(depends_on or {})
+
+    def finished(self) -> list[str]:
+        """Stimuli whose scanpaths an interrupted run has left behind."""
+        columns = [pd.read_parquet(path, columns=["stimulus"])["stimulus"] for path in self._parts.glob("*.parquet")]
+        return sorted(set(pd.concat(columns))) if columns else []
 
     def write_on_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: Any, batch_indices: Any, batch: Any,
@@ -141,23 +157,26 @@ class ScanpathWriter(BasePredictionWriter):
     ) -> None:  # fmt: skip
         assert isinstance(prediction, Scanpaths)
         assert isinstance(pl_module, GazeModel)
-        self._rows.append(scanpath_table(prediction, batch.stimulus, model_name(pl_module)))
+        table = scanpath_table(prediction, batch.stimulus, model_name(pl_module))
+        with written_aside(self._parts / f"{_digest(batch.stimulus)}.parquet") as aside:
+            table.to_parquet(aside, index=False)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        shard = self.folder / f"scanpaths.rank{trainer.global_rank}.parquet"
-        with written_aside(shard) as aside:
-            pd.concat(self._rows, ignore_index=True).to_parquet(aside, index=False)
-        trainer.strategy.barrier("scanpath shards")
+        trainer.strategy.barrier("scanpath parts")
         if trainer.is_global_zero:
-            shards = [self.folder / f"scanpaths.rank{rank}.parquet" for rank in range(trainer.world_size)]
-            table = pd.concat([pd.read_parquet(path) for path in shards], ignore_index=True)
+            parts = [pd.read_parquet(path) for path in sorted(self._parts.glob("*.parquet"))]
+            table = pd.concat(parts, ignore_index=True)
             table = table.sort_values(["stimulus", "subject", "fixation"], kind="stable", ignore_index=True)
             table["trial"] = table.groupby(["stimulus", "subject"], sort=False).ngroup()
-            with written_aside(self.folder / "scanpaths.parquet") as aside:
+            with written_aside(self.folder / f"{self.name}.parquet") as aside:
                 table.to_parquet(aside, index=False)
-            for path in shards:
-                path.unlink()
-            print(f"scanpaths: {self.folder / 'scanpaths.parquet'}", flush=True)
+            # Pieces of this run and of earlier ones with other settings.
+            shutil.rmtree(self._parts.parent, ignore_errors=True)
+            print(f"scanpaths: {self.folder / self.name}.parquet", flush=True)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def scanpath_table(paths: Scanpaths, stimuli: tuple[str, ...], model: str) -> pd.DataFrame:

@@ -17,9 +17,11 @@ from pytorch_lightning.loggers import CSVLogger
 from gazekit.datasets.card import Card
 from gazekit.datasets.datamodule import ScanpathDataModule
 from gazekit.errors import InputError, one_line_warnings
+from gazekit.files import sha256_of
 from gazekit.memory import keep_freed_memory
 from gazekit.models import GazeModel
 from gazekit.models.registry import model_name, read_checkpoint
+from gazekit.provenance import git_commit
 from gazekit.training.callbacks import AtomicCheckpointIO, RunCheckpoint, ScanpathWriter, ScoreFixations
 from gazekit.training.features import cache_features
 from gazekit.training.recipe import lightning_arguments
@@ -34,6 +36,7 @@ class GazeCLI(LightningCLI):
         parser.add_argument("--cache_features", type=bool, default=True, help="Run a frozen backbone once per image.")
         parser.add_argument("--predict.paths", type=int, default=10, help="Scanpaths per image for 'predict'.")
         parser.add_argument("--predict.length", type=int, default=8, help="Fixations per predicted scanpath.")
+        parser.add_argument("--predict.name", type=str, default="scanpaths", help="Name of the table of scanpaths.")
 
     def before_instantiate_classes(self) -> None:
         # A wrong name or a missing folder is said before weights are downloaded.
@@ -43,7 +46,8 @@ class GazeCLI(LightningCLI):
         folder = Path(self._get(self.config_init, "trainer.default_root_dir") or "runs")
         extra = [RunCheckpoint(folder), ScoreFixations()]
         if self.subcommand == "predict":
-            extra.append(ScanpathWriter(folder))
+            self._writer = ScanpathWriter(folder, self._get(self.config, "predict")["name"], self._depends_on())
+            extra.append(self._writer)
         own = self._get(self.config_init, "trainer.callbacks") or []
         kwargs = {"callbacks": [*own, *extra], **kwargs}
         config = self._get(self.config_init, "trainer")
@@ -63,10 +67,24 @@ class GazeCLI(LightningCLI):
         model.predict_paths, model.predict_length = config["paths"], config["length"]
         if self._get(self.config_init, "cache_features"):
             data.feature_cache = cache_features(model, data.data, data.size_wh_px, device=_device(self.trainer))
+        if self.subcommand == "predict":
+            data.finished = self._writer.finished()
         if self.subcommand == "fit":
             train = data.data.split(data.splits["train"])
             model.train()
             model.prepare_fit(data.stimulus_batches("train"), train.fixations, train.stimuli, train.name)
+
+    def _depends_on(self) -> dict[str, Any]:
+        """All that predicted scanpaths depend on."""
+        checkpoint = self._get(self.config_init, "ckpt_path")
+        checkpoint = checkpoint if checkpoint and Path(checkpoint).is_file() else None
+        return {
+            "model": self._get(self.config, "model").as_dict(),
+            "predict": self._get(self.config, "predict").as_dict(),
+            "data": self._get(self.config, "data").as_dict(),
+            "checkpoint": sha256_of(Path(checkpoint)) if checkpoint else None,
+            "commit": git_commit(),
+        }
 
     def _check_checkpoint(self, model: GazeModel) -> None:
         given = self._get(self.config_init, "ckpt_path")

@@ -153,7 +153,7 @@ def test_next_fixation_trains_on_a_readout_and_predicts_the_same_on_two_processe
             "predict", *common, "--ckpt_path", str(checkpoint), "--predict.paths", "3", "--predict.length", "5",
             "--trainer.default_root_dir", str(folder), *words, cache=cache,
         )  # fmt: skip
-        assert not list(folder.glob("scanpaths.rank*"))
+        assert not list(folder.glob("scanpaths.parts*"))
         tables.append(pd.read_parquet(folder / "scanpaths.parquet"))
     assert len(tables[0]) == 6 * 3 * 5
     pd.testing.assert_frame_equal(*tables)

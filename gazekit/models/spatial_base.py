@@ -1,0 +1,30 @@
+"""The map that a procedure walks on: any model with a density of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gazekit.errors import InputError
+from gazekit.models.base import GazeModel
+from gazekit.models.registry import MODELS, create_model, load_model
+
+
+def spatial_base(base: str | GazeModel) -> GazeModel:
+    """A spatial model by name, from its checkpoint, or as given.
+
+    Raises:
+        InputError: Unknown name, no such checkpoint, a model that has to be trained or fitted first, or one whose
+            density depends on where the eye was.
+
+    """
+    if isinstance(base, GazeModel):
+        model = base
+    elif base in MODELS:
+        model = create_model(base)
+        if model.fits_fixations or any(p.requires_grad for p in model.parameters()):
+            raise InputError(f"base {base!r} must be trained or fitted first; give its checkpoint")
+    else:
+        model = load_model(Path(base))
+    if not model.is_spatial():
+        raise InputError(f"base {base!r} is a scanpath model and has its own way of moving on; give a spatial model")
+    return model.requires_grad_(False).eval()
