@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gazekit.backbones.pyramid import WeightsSource, _read_state, _settle_weights, find_weights
+from gazekit.backbones.pyramid import WeightsSource, read_state, _settle_weights, find_weights
 from gazekit.errors import InputError
 from gazekit.registry import unknown_name
 
@@ -120,7 +120,7 @@ def create_clip(name: str | dict[str, Any] = "RN50-quickgelu", weights: str | Pa
             f"CLIP {name!r}: open_clip could not get its {what} ({type(error).__name__}); connect to the network, put "
             f"{name}.safetensors into $GAZEKIT_WEIGHTS, give a file as weights, or null for random weights"
         ) from error
-    state = _read_state(file) if file else None
+    state = read_state(file) if file else None
     source = _settle_weights(model, state, file, f"open_clip:{download}" if download else None)
     config = open_clip.get_model_config(name)
     assert config is not None
@@ -146,7 +146,7 @@ def _custom(config: dict[str, Any], weights: str | Path | None) -> Clip:
         raise InputError(f"CLIP: not a configuration that open_clip knows ({error})") from error
     length = int(config["text_cfg"].get("context_length", 77))
     tokenizer = open_clip.SimpleTokenizer(context_length=length)
-    source = _settle_weights(model, _read_state(file) if file else None, file, None)
+    source = _settle_weights(model, read_state(file) if file else None, file, None)
     return Clip("custom", model, tokenizer, _side(model), length, _OPENAI_MEAN, _OPENAI_STD, source)
 
 
