@@ -133,9 +133,19 @@ def test_free_viewing_data_have_nothing_to_search_for(tiny_osie):
 
 
 def test_captions_travel_with_their_trials(tiny_osie):
-    made = module(CaptionDataModule, tiny_osie, "osie", batch_size=2, size_wh_px=(40, 30))
-    captions = [f"caption {trial}" for trial in made.data.trials["trial"]]
-    made._data = replace(made.data, trials=made.data.trials.assign(caption=captions))
+    options = {"batch_size": 2, "size_wh_px": (40, 30)}
+    data = module(ScanpathDataModule, tiny_osie, "osie", **options).data
+    captions = [f"caption {trial}" for trial in data.trials["trial"]]
+    made = CaptionDataModule(
+        dataset="osie",
+        root=str(tiny_osie),
+        num_workers=0,
+        train_split="all",
+        val_split="all",
+        test_split="all",
+        **options,
+    )
+    made._data = replace(data, trials=data.trials.assign(caption=captions))
     for batch in made.train_dataloader():
         assert batch.caption == tuple(f"caption {trial}" for trial in batch.trial.tolist())
         assert batch.trials(1, 3).caption == batch.caption[1:3]

@@ -15,7 +15,7 @@ from metric_scenes import Scene, make_scene
 import gazekit.metrics as gm
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
-from gazekit.metrics import METRICS
+from gazekit.metrics import METRICS, compiled
 from gazekit.metrics.auc import _count_by_sort
 
 CLASSES = {
@@ -210,38 +210,52 @@ HEAVY = {
     "auc_judd": "gazekit.metrics.auc._count",
     "sauc": "gazekit.metrics.auc._count",
     "ll": "gazekit.metrics.information.blocks",
-    "cc": "gazekit.metrics.distribution._standard",
-    "sim": "gazekit.metrics.distribution._density",
+    "cc": "gazekit.metrics.distribution._CC",
+    "sim": "gazekit.metrics.distribution._SIM",
+    "cc, compiled": "gazekit.metrics.distribution._CC",
+    "sim, compiled": "gazekit.metrics.distribution._SIM",
     "cnss": "gazekit.metrics.nss.moments",
     "cauc": "gazekit.metrics.auc._count",
 }
 
 
-def count_maps(name: str, scene: Scene, monkeypatch) -> int:
+def count_maps(case: str, scene: Scene, monkeypatch) -> int:
     """How many maps the metric works through."""
-    path, attribute = HEAVY[name].rsplit(".", 1)
+    path, attribute = HEAVY[case].rsplit(".", 1)
+    name, _, way = case.partition(", ")
     owner = importlib.import_module(path)
     original, seen = getattr(owner, attribute), []
 
-    def spy(maps: torch.Tensor, *args, **kwargs):
-        seen.append(len(maps) if maps.ndim > 1 else 1)
-        return original(maps, *args, **kwargs)
+    def spied(function):
+        def spy(maps, *args, **kwargs):
+            seen.append(len(maps) if maps.ndim > 1 else 1)
+            return function(maps, *args, **kwargs)
 
+        return spy
+
+    if way:
+        pytest.importorskip("numba", reason="numba is not installed: there are no compiled passes")
+        monkeypatch.setattr(compiled, "MIN_PIXELS", 1)
+        spy = original._replace(prepare_row=spied(original.prepare_row))
+    elif name in ("cc", "sim"):
+        spy = original._replace(prepare=spied(original.prepare))
+    else:
+        spy = spied(original)
     monkeypatch.setattr(owner, attribute, spy)
     METRICS[name].function(*scene.arguments(name))
     monkeypatch.undo()
     return sum(seen)
 
 
-@pytest.mark.parametrize("name", HEAVY)
-def test_shared_map_is_worked_once(name, monkeypatch):
-    scene = make_scene(9, n_trials=6)
+@pytest.mark.parametrize("case", HEAVY)
+def test_shared_map_is_worked_once(case, monkeypatch):
+    scene, name = make_scene(9, n_trials=6), case.partition(", ")[0]
     other = 6 if METRICS[name].needs == "empirical" else 0  # the empirical maps
     if name == "ll":
         arguments = (scene.log_density[:1].expand(6, -1, -1), scene.xy_px, scene.valid)
         monkeypatch.setattr(Scene, "arguments", lambda self, name: arguments)
     shared = scene.with_(maps=scene.maps[:1].expand(6, -1, -1), steps=scene.steps[:1, :1].expand(6, 5, -1, -1))
-    assert count_maps(name, shared, monkeypatch) == 1 + other
+    assert count_maps(case, shared, monkeypatch) == 1 + other
 
 
 @pytest.mark.parametrize("name", ["cnss", "cauc"])
