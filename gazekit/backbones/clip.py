@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gazekit.backbones.pyramid import WeightsSource, read_state, _settle_weights, find_weights
+from gazekit.backbones.pyramid import WeightsSource, _settle_weights, find_weights, read_state
 from gazekit.errors import InputError
 from gazekit.registry import unknown_name
 
