@@ -21,7 +21,7 @@ def test_demo_without_data_or_network(tmp_path, monkeypatch):
     assert len(said) == 1
     assert "SIMULATED" in said[0]
     assert "RANDOM weights" in run.output
-    assert "simulated_free_viewing v1 on simulated (SIMULATED), split test" in run.output
+    assert "simulated_free_viewing v2 on simulated (SIMULATED), split test" in run.output
     scores = pd.read_parquet(out / "scores.parquet")
     assert scores["simulated"].all()
     assert set(scores["model"]) == {
