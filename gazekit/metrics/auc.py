@@ -156,25 +156,10 @@ def _pixel_counts(seen: Fixated) -> tuple[Tensor, Tensor]:
     below, equal = torch.zeros_like(seen.index), torch.zeros_like(seen.index)
     rows = seen.valid.any(1).nonzero()[:, 0].tolist()
     for row in rows:
+        keep = seen.valid[row]
         seen.raise_for(slice(row, row + 1), _holds_nan(seen.maps[row])[None], "the map holds NaN")
-    if compiled.usable(seen.maps):
-        # Threads get arrays: whether gradients are recorded is known to this one alone.
-        given = [(compiled.rows(seen.maps[row, None])[0], values[row, seen.valid[row]].numpy()) for row in rows]
-        found = compiled.for_each(_places, given)
-        counts = [(torch.from_numpy(less), torch.from_numpy(same)) for less, same in found]
-    else:
-        counts = [_count(seen.maps[row], values[row, seen.valid[row]]) for row in rows]
-    for row, (less, same) in zip(rows, counts, strict=True):
-        below[row, seen.valid[row]], equal[row, seen.valid[row]] = less, same
+        below[row, keep], equal[row, keep] = _count(seen.maps[row], values[row, keep])
     return below, equal
-
-
-def _places(given: tuple[NDArray[np.floating], NDArray[np.floating]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(P,) sample, (K,) values, neither with NaN -> (K,) how many of P are below, and equal."""
-    sample, values = given
-    wanted, back = np.unique(values, return_inverse=True)
-    below, equal = compiled.places(sample, wanted)
-    return below[back], equal[back]
 
 
 def _holds_nan(values: Tensor) -> Tensor:
@@ -193,10 +178,10 @@ def _count(sample: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     if sample.is_cuda:
         return _count_by_sort(sample, values)
     # NumPy's comparisons and sort are several times faster than PyTorch's on a CPU.
-    if compiled.usable(sample[None]) and len(values):
-        below, equal = _places((compiled.rows(sample[None])[0], values.numpy()))
-        return torch.from_numpy(below), torch.from_numpy(equal)
     wanted, back = np.unique(_array(values), return_inverse=True)
+    if compiled.usable(sample[None]) and len(wanted):
+        below, equal = compiled.places(compiled.rows(sample[None])[0], wanted)
+        return torch.from_numpy(below[back]), torch.from_numpy(equal[back])
     below, not_above = _count_on_cpu(_array(sample), wanted)
     return torch.from_numpy(below[back]), torch.from_numpy((not_above - below)[back])
 

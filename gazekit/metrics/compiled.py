@@ -8,11 +8,10 @@ GPU, in half precision and for gradients, as the tests hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,6 @@ from torch import Tensor
 Floats = NDArray[np.floating]
 # Shift, scale and offset.
 Affine = tuple[float, float, float]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-# Fewer maps are scored sooner than threads are started.
-_MIN_ITEMS_OF_THREAD = 3
 # Nothing is copied, so that many maps may be given at a time.
 ROWS_AT_ONCE = 64
 # Smaller maps are worked on many at a time instead.
@@ -61,16 +56,6 @@ def usable(*maps: Tensor) -> bool:
 def rows(maps: Tensor) -> list[Floats]:
     """(b, P) maps as b contiguous rows."""
     return list(maps.detach().contiguous().numpy())
-
-
-def for_each(score: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """The score of each item, in order; on as many threads as PyTorch may use, since compiled passes hold no lock."""
-    n_threads = min(torch.get_num_threads(), len(items) // _MIN_ITEMS_OF_THREAD)
-    if n_threads < 2:
-        return [score(item) for item in items]
-    # New ones each time: threads of a pool that lives on are lost in a forked process, which would wait forever.
-    with ThreadPoolExecutor(n_threads) as pool:
-        return list(pool.map(score, items))
 
 
 def moments(x: Floats) -> tuple[float, float]:

@@ -158,7 +158,7 @@ def _by_rows(predicted: Tensor, empirical: Tensor, comparison: _Comparison) -> T
         # NaN by itself where the empirical map is not finite.
         return comparison.sum_rows(*pair, to_p, to_q), math.isfinite(to_p[0])
 
-    scores = compiled.for_each(score, list(zip(*sides, strict=True)))
+    scores = [score(pair) for pair in zip(*sides, strict=True)]
     _check_finite([finite for _, finite in scores], 0)
     return torch.tensor([value for value, _ in scores], dtype=torch.float64)
 

@@ -61,7 +61,7 @@ def moments(maps: Tensor, transform: Callable[[Tensor], Tensor] | None = None) -
 
     n_pixels = maps.shape[1]
     if transform is None and compiled.usable(maps):
-        both = torch.tensor(compiled.for_each(compiled.moments, compiled.rows(maps)), dtype=torch.float64)
+        both = torch.tensor([compiled.moments(row) for row in compiled.rows(maps)], dtype=torch.float64)
         mean, variance = both.unbind(1)
     else:
         mean = block_sum(values()) / n_pixels
