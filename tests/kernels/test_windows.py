@@ -347,7 +347,7 @@ def test_weights_are_those_that_attention_uses():
         (r"valid must be bool \(B, \*grid\) = \(2, 4, 5\), found torch.float32 \(2, 4, 5\)",
          {"valid": torch.ones(2, 4, 5)}),
         (r"key_bias must be \(B, \*grid, H\) = \(2, 4, 5, 2\), found \(2, 20, 2\)", {"key_bias": torch.ones(2, 20, 2)}),
-        (r"backend .sdpa. cannot run here: the windows do not see all of the grid \(4, 5\); able: torch, (natten, )?ref",
+        (r"backend .sdpa. cannot run here: the windows do not see all of the grid \(4, 5\); able: torch, (natten, )?re",
          {"backend": "sdpa"}),
         (r"backend 'triton' cannot run here: ", {"backend": "triton"}),
         (r"has no backend 'fla'; it has: sdpa, triton, torch, natten, reference", {"backend": "fla"}),
