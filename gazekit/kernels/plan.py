@@ -8,6 +8,7 @@ move along with the queries; :class:`ListPlan` keeps a list per query tile, for 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Gather:
         return Gather(self.query_rows.to(device), self.key_rows.to(device), limits, allowed)
 
 
-class BlockPlan:
+class BlockPlan(ABC):
     """What :func:`gazekit.kernels.block_sparse_attention` visits; make one with the functions of this module.
 
     Attributes:
@@ -83,8 +84,9 @@ class BlockPlan:
     batch: int = 1
     heads: int = 1
 
+    @abstractmethod
     def gathers(self, item: int = 0, head: int = 0) -> list[Gather]:
-        raise NotImplementedError
+        """The key tiles that each query tile sees."""
 
     def gathers_on(self, device: torch.device, item: int = 0, head: int = 0) -> list[Gather]:
         """Gathers on a device, kept for the next call."""

@@ -6,6 +6,7 @@ what the network makes of the foveated image with that. Any network and loss wil
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from gazekit.backbones.pyramid import Backbone
 
 
-class FoveaTask(nn.Module):
+class FoveaTask(nn.Module, ABC):
     """A frozen network with a loss per image, in evaluation mode whatever is asked of it.
 
     Args:
@@ -32,13 +33,13 @@ class FoveaTask(nn.Module):
         del mode
         return super().train(False)
 
+    @abstractmethod
     def target(self, image: Tensor) -> Tensor:
         """(S, 3, h, w) sharp images in [0, 1] -> (S, ...) what :meth:`loss` compares with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, seen: Tensor, target: Tensor) -> Tensor:
         """(B, 3, h, w) foveated images and (B, ...) targets -> (B,) losses, each of its own image alone."""
-        raise NotImplementedError
 
 
 class Classification(FoveaTask):

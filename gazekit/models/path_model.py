@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from gazekit.density import fixation_density
 from gazekit.models.base import GazeModel, first_trial_of_each_stimulus, marginal_generator, seed_of
 
 
-class PathModel(GazeModel):
+class PathModel(GazeModel, ABC):
     """A model that defines :meth:`sample` and nothing else.
 
     Its density is a kernel density of scanpaths that it samples, mixed with a little of the uniform one. It has none
@@ -35,8 +36,9 @@ class PathModel(GazeModel):
         """It has one density, without history."""
         return True
 
+    @abstractmethod
     def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:
-        raise NotImplementedError
+        """N scanpaths of `length` fixations per trial, the same for the same seed of `generator`."""
 
     @torch.no_grad()
     def log_density(self, batch: TrialBatch) -> Tensor:
