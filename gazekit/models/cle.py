@@ -11,7 +11,7 @@ image; here it is in radii of the focus of attention, which is a sixth of the im
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.errors import InputError
-from gazekit.models.base import GazeModel, constructor_arguments
+from gazekit.models.base import GazeModel
 from gazekit.models.path_model import PathModel, path_seeds
-from gazekit.models.spatial_base import spatial_base
+from gazekit.models.spatial_base import OnSpatialBase
 
 Map = NDArray[np.float64]
 # A walker that is refused so often rests where it is.
 _MOST_TRIES = 200
 
 
-class CLE(PathModel):
+class CLE(OnSpatialBase, PathModel):
     """Scanpaths of a constrained Levy walk from the center of the image, its first fixation, on a model's density.
 
     Args:
@@ -58,20 +58,8 @@ class CLE(PathModel):
                 f"expected temperature >= 0, jump > 0 and drift in [0, 1], found {temperature}, {jump} and {drift}"
             )
         self.save_hyperparameters(ignore=["base"] if isinstance(base, GazeModel) else [])
-        self.base = spatial_base(base)
+        self.stand_on(base)
         self.tau, self.temperature, self.jump, self.drift, self.step = tau, temperature, jump, drift, step
-
-    @classmethod
-    def from_checkpoint(cls, checkpoint: dict[str, Any]) -> CLE:
-        arguments = constructor_arguments(checkpoint)
-        if "base" not in arguments:
-            raise InputError(
-                "the checkpoint is of a model around a base that was given as an object; save the base itself"
-            )
-        return cls(**arguments)
-
-    def provenance(self) -> dict[str, Any]:
-        return self.base.provenance()
 
     @torch.no_grad()
     def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ from torch import Tensor
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
-from gazekit.models.base import GazeModel, constructor_arguments, sample_positions
-from gazekit.models.spatial_base import spatial_base
+from gazekit.models.base import GazeModel, sample_positions
+from gazekit.models.spatial_base import OnSpatialBase
 
 
-class Inhibited(GazeModel):
+class Inhibited(OnSpatialBase):
     """``p(x | past) ~ p(x) (1 - I(x))``, with I a Gaussian around each past fixation that fades with each further one.
 
     Inhibitions add up and are cut off at `strength`.
@@ -44,20 +44,8 @@ class Inhibited(GazeModel):
                 f"and {strength}"
             )
         self.save_hyperparameters(ignore=["base"] if isinstance(base, GazeModel) else [])
-        self.base = spatial_base(base)
+        self.stand_on(base)
         self.sigma_dva, self.retention, self.strength = sigma_dva, retention, strength
-
-    @classmethod
-    def from_checkpoint(cls, checkpoint: dict[str, Any]) -> Inhibited:
-        arguments = constructor_arguments(checkpoint)
-        if "base" not in arguments:
-            raise InputError(
-                "the checkpoint is of a model around a base that was given as an object; save the base itself"
-            )
-        return cls(**arguments)
-
-    def provenance(self) -> dict[str, Any]:
-        return self.base.provenance()
 
     def _inhibition(self, at: Tensor, batch: TrialBatch) -> Tensor:
         """(N, 2) px -> (N, H, W) Gaussians of height one."""
