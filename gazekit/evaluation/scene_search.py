@@ -26,22 +26,31 @@ from gazekit.metrics.search import cumulative_found, fixations_to_target, found_
 from gazekit.models.searcher import Searcher
 from gazekit.tables import TARGET_BOX
 
-_KEYS = ["stimulus", "target", "start_x_px", "start_y_px"]
+# Trials that agree in all of these are answered by one search.
+_KEYS = ["stimulus", "target", "target_path", "start_x_px", "start_y_px", *TARGET_BOX]
 # Displays that are searched in lock-step and kept together.
 _PIECE = 8
 
 
 def distinct_searches(data: GazeDataset) -> pd.DataFrame:
-    """One row per stimulus, target and start position of the trials, with the target's box and picture.
+    """One row per stimulus, target with its picture and box, and start position of the trials.
 
     Raises:
-        InputError: The trials have no targets, pictures of targets, boxes or start positions.
+        InputError: Trials have no target, picture of a target, box, start position or limit.
 
     """
-    needed = [*_KEYS[1:], "target_path", "max_saccades", *TARGET_BOX]
-    if missing := [name for name in needed if name not in data.trials or data.trials[name].isna().all()]:
+    needed = [*_KEYS[1:], "max_saccades"]
+    if missing := [name for name in needed if name not in data.trials]:
         raise InputError(f"{data.name}: search in scenes needs the trial columns {missing}, which it does not have")
-    return data.trials.drop_duplicates(_KEYS)[[*_KEYS, "target_path", *TARGET_BOX]].reset_index(drop=True)
+    for name in needed:
+        unknown = data.trials[name].isna() | (data.trials[name] == "")
+        if unknown.any():
+            trial = data.trials.loc[unknown, "trial"].iloc[0]
+            raise InputError(
+                f"{data.name}: {int(unknown.sum())} of {len(unknown)} trials have no {name} (first: trial {trial}); "
+                f"leave them out with data.subset(trials=...)"
+            )
+    return data.trials.drop_duplicates(_KEYS)[_KEYS].reset_index(drop=True)
 
 
 def scene_displays(
@@ -57,10 +66,18 @@ def scene_displays(
         whole = read_image(row.target_path)
         height, width = whole.shape[-2:]
         targets.append(read_image(row.target_path, (max(1, round(width * sx)), max(1, round(height * sy)))))
+    if len(sizes := {tuple(target.shape[-2:]) for target in targets}) > 1:
+        raise InputError(
+            f"{data.name}: pictures of targets are of different sizes (height, width): {sorted(sizes)}; searchers take "
+            f"targets of one size at a time, so search those of each size by themselves"
+        )
     box = searches[list(TARGET_BOX)].to_numpy(float) * np.tile(scale, 2)
     mask = torch.zeros(len(searches), size_wh_px[1], size_wh_px[0], dtype=torch.bool)
+    width, height = size_wh_px
     for i, (left, top, right, bottom) in enumerate(box.round().astype(int)):
-        mask[i, max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = True
+        # A target keeps a pixel however much it shrinks, and lies on the scene.
+        left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+        mask[i, top : max(bottom, top + 1), left : max(right, left + 1)] = True
     start = np.clip(searches[["start_x_px", "start_y_px"]].to_numpy(float) * scale, 0, np.array(size_wh_px) - 1e-3)
     return SearchDisplays(
         name=tuple(searches["stimulus"]),
@@ -124,7 +141,7 @@ def run_searches(
         if not path.exists():
             displays = scene_displays(data, rows, size_wh_px, px_per_dva, inhibition_px, max_saccades)
             to_dataset = torch.from_numpy(sizes[rows.index] / np.array(size_wh_px))
-            box = torch.from_numpy(rows[list(TARGET_BOX)].to_numpy(float))
+            box = torch.from_numpy(rows[list(TARGET_BOX)].to_numpy(float, copy=True))
 
             def oracle(xy_px: Tensor, which: Tensor, scale: Tensor = to_dataset, box: Tensor = box) -> Tensor:
                 at = xy_px.cpu().double() * scale[which.cpu()]
@@ -150,18 +167,18 @@ def _table(paths: SearchPaths, rows: Any, scale: Tensor) -> pd.DataFrame:
 
 def padded(table: pd.DataFrame, key: str, order: Any) -> tuple[Tensor, Tensor]:
     """(n, T, 2) positions and (n, T) bool of the scanpaths of a fixation table, in this order of `key`."""
-    row = table[key].map({value: i for i, value in enumerate(order)}).to_numpy()
-    step = table.groupby(key).cumcount().to_numpy()
+    row = table[key].map({value: i for i, value in enumerate(order)}).to_numpy(copy=True)
+    step = table.groupby(key).cumcount().to_numpy(copy=True)
     xy = torch.zeros(len(order), int(step.max(initial=0)) + 1, 2, dtype=torch.float64)
     valid = torch.zeros(xy.shape[:2], dtype=torch.bool)
-    xy[row, step], valid[row, step] = torch.from_numpy(table[["x_px", "y_px"]].to_numpy(float)), True
+    xy[row, step], valid[row, step] = torch.from_numpy(table[["x_px", "y_px"]].to_numpy(float, copy=True)), True
     return xy, valid
 
 
 def score_searches(
     data: GazeDataset, made: dict[str, pd.DataFrame], max_saccades: int, fovea_px: float
 ) -> pd.DataFrame:
-    """One row per searcher and trial of a person: fixations to the target, and whether the trial's limit sufficed.
+    """One row per searcher and trial of a person: fixations to the target within the trial's limit (else infinite).
 
     People are in the table as ``human``: by the same rule, from the design's start position on.
 
@@ -175,22 +192,24 @@ def score_searches(
     trials = data.trials.reset_index(drop=True)
     searches = distinct_searches(data)
     number = trials.merge(searches.reset_index(names="search")[[*_KEYS, "search"]], on=_KEYS, how="left")["search"]
-    limit = torch.from_numpy(trials["max_saccades"].clip(upper=max_saccades).to_numpy(np.int64))
+    limit = torch.from_numpy(trials["max_saccades"].clip(upper=max_saccades).to_numpy(np.int64, copy=True))
     rule: dict[str, Any] = {"hit": "fovea", "fovea_size_wh_px": (fovea_px, fovea_px)}
     parts = []
     for name, table in {"human": None, **made}.items():
         if table is None:
             xy, valid = padded(data.fixations, "trial", trials["trial"].tolist())
-            begin = torch.from_numpy(trials[["start_x_px", "start_y_px"]].to_numpy(float))
+            begin = torch.from_numpy(trials[["start_x_px", "start_y_px"]].to_numpy(float, copy=True))
             # The first recorded fixation began before the picture did; the design's start stands for it.
             xy[:, 0], valid[:, 0] = begin, True
-            box = torch.from_numpy(trials[list(TARGET_BOX)].to_numpy(float))
+            box = torch.from_numpy(trials[list(TARGET_BOX)].to_numpy(float, copy=True))
             n_fix = fixations_to_target(xy, valid, box, **rule)
         else:
             xy, valid = padded(table, "search", searches.index.tolist())
-            box = torch.from_numpy(searches[list(TARGET_BOX)].to_numpy(float))
-            n_fix = fixations_to_target(xy, valid, box, **rule)[torch.from_numpy(number.to_numpy(np.int64))]
+            box = torch.from_numpy(searches[list(TARGET_BOX)].to_numpy(float, copy=True))
+            n_fix = fixations_to_target(xy, valid, box, **rule)[torch.from_numpy(number.to_numpy(np.int64, copy=True))]
         found = found_within(n_fix, max_saccades=limit)
+        # Searchers go on where people had to stop; nobody is credited with what came after.
+        n_fix = n_fix.masked_fill(found == 0, torch.inf)
         parts.append(
             trials[["trial", "subject", "stimulus", "max_saccades"]].assign(
                 model=name, n_fix_incl_initial=n_fix.numpy(), found_within_limit=found.numpy()
