@@ -273,9 +273,11 @@ def look(
 
     Writes OUT.png and OUT.svg, the scanpath with numbered fixations, and OUT.gif, what the model saw at each.
     """
+    from gazekit.datasets.images import read_image
     from gazekit.look import look as scanpath_on
     from gazekit.look import model_for, parsed_options, save_look
 
+    read_image(image)  # a picture that is not there is said before a network is built or downloaded
     found, name = model_for(model, caption, parsed_options(options))
     shown = scanpath_on(image, found, name, caption, length, seed, px_per_dva)
     for number, (x, y) in enumerate(shown.xy_px.tolist(), start=1):

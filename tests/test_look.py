@@ -116,3 +116,13 @@ def test_pictures_that_cannot_be(tmp_path):
     missing = run(tmp_path / "no.png", "--model", "uniform")
     assert missing.exit_code == 1
     assert "no.png" in missing.stderr
+
+
+def test_a_missing_picture_is_said_before_a_network_is_built(tmp_path, monkeypatch):
+    def built(*arguments):
+        raise AssertionError("a network for a picture that is not there")
+
+    monkeypatch.setattr("gazekit.look.model_for", built)
+    missing = run(tmp_path / "no.png")
+    assert missing.exit_code == 1
+    assert "no.png" in missing.stderr

@@ -52,7 +52,9 @@ def score_panel(summary: pd.DataFrame, metric: str, roles: Mapping[str, str], no
     ceiling = next((name for name, role in roles.items() if role == "ceiling"), None)
     if ceiling is not None and np.isfinite(rows.loc[ceiling, "mean"]):
         axis.axvline(float(rows.loc[ceiling, "mean"]), color="#000000", lw=0.8, ls="--")
-    axis.set_title(f"{info.titled}, {info.advice}", fontsize=10, loc="left")
+    title = f"{info.titled}, {info.advice}"
+    axis.set_title(title, fontsize=10 if len(title) < 38 else 8, loc="left")
+    axis.locator_params(axis="x", nbins=6)
     axis.set_yticks(range(len(names)), names, fontsize=9)
     axis.tick_params(axis="x", labelsize=8.5)
     axis.spines[["top", "right"]].set_visible(False)

@@ -237,7 +237,7 @@ def summarize_searches(
     for name, part in scores.groupby("model", sort=False):
         by_image = dict(list(part.groupby("stimulus")))
         accuracy[name] = np.array([by_image[i]["found_within_limit"].mean() for i in images])
-        curves = [torch.from_numpy(by_image[i]["n_fix_incl_initial"].to_numpy()) for i in images]
+        curves = [torch.from_numpy(by_image[i]["n_fix_incl_initial"].to_numpy(copy=True)) for i in images]
         area[name] = np.array([float(tfp_auc(cumulative_found(n, max_saccades=max_saccades))) for n in curves])
 
     def with_interval(column: str, values: Any) -> dict[str, float]:

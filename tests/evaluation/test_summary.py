@@ -441,8 +441,20 @@ def test_how_many_people_and_how_many_pairs_are_said(tmp_path):
     for image in IMAGES[:5]:
         shares += [float(lengths[j] >= 5) for j in trials_on(data, image)]
     assert 0 < np.mean(shares) < 1
-    missing = f"{1 - np.mean(shares):.0%}"
-    assert f"uniform: {missing} of its pairs of scanpaths have no score in some column (too short)" in said
+    # Of a person j, the share of the others' scanpaths that can be compared with hers; nobody alone is in it.
+    pairs = []
+    for image in IMAGES[:5]:
+        trials = trials_on(data, image)
+        for j in trials:
+            others = [float(lengths[i] >= 5 and lengths[j] >= 5) for i in trials if i != j]
+            pairs += [np.mean(others)] if others else []
+    short = "of its pairs of scanpaths have no score in some column (too short)"
+    assert f"human: {1 - np.mean(pairs):.0%} {short}" in said
+    # A model that loses no more than people do is not blamed; one whose own scanpaths are too short is.
+    assert not [line for line in said if line.startswith("uniform")]
+    brief = replace(protocol, paths=replace(protocol.paths, length=4))
+    evaluation = run(data, brief, tmp_path / "brief")
+    assert f"uniform: 100% {short}" in notes(evaluation, summary_of(evaluation))
 
 
 def test_what_is_missing_is_said(tmp_path):
