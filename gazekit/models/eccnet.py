@@ -26,7 +26,7 @@ from gazekit.backbones.vgg16 import EccentricVGG16
 from gazekit.displays import SearchDisplays
 from gazekit.errors import InputError
 from gazekit.models.base import constructor_arguments
-from gazekit.models.searcher import Attraction, Searcher, cell_boxes, cells_with_items
+from gazekit.models.searcher import Attraction, Looking, Searcher, cell_boxes, cells_with_items
 from gazekit.registry import unknown_name
 
 # Kernels (size, SD in cells) of the local contrast: a center added, a surround taken away.
@@ -230,15 +230,8 @@ class EccNet(Searcher):
         parts = [self.features.target_maps(t, displays.px_per_dva, same_stride) for t in distinct.split(self.chunk)]
         return _Targets([torch.cat(maps) for maps in zip(*parts, strict=True)], of_display)
 
-    def attraction(
-        self,
-        begun: _Targets,
-        displays: SearchDisplays,
-        rows: Tensor,
-        image: Tensor,
-        fixation: Tensor,
-        generator: torch.Generator | None,
-    ) -> Attraction:
+    def attraction(self, begun: _Targets, now: Looking) -> Attraction:
+        displays, rows, image, fixation = now.displays, now.rows, now.image, now.fixation
         parts = []
         for some in torch.arange(len(rows), device=rows.device).split(self.chunk):
             maps = self.maps(displays, image[some], fixation[some])

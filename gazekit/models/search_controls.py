@@ -21,7 +21,7 @@ from gazekit.errors import InputError
 from gazekit.models.base import GazeModel, constructor_arguments
 from gazekit.models.eccnet import blurred
 from gazekit.models.registry import MODELS, load_model
-from gazekit.models.searcher import Attraction, Searcher, cells_with_items
+from gazekit.models.searcher import Attraction, Looking, Searcher, cells_with_items
 
 # Of the published pixel matching: cells and SD of its Gaussian.
 _MATCH_SIZE, _MATCH_SD = 7, 3.0
@@ -81,20 +81,13 @@ class ChanceSearch(_PublishedControl):
         near = F.max_pool2d(F.pad(drawn, (half, _PATCH_PX - half - 1) * 2), _PATCH_PX, 1)[:, 0] > 0
         return displays.cells.any(0) | near
 
-    def attraction(
-        self,
-        begun: Any,
-        displays: SearchDisplays,
-        rows: Tensor,
-        image: Tensor,
-        fixation: Tensor,
-        generator: torch.Generator | None,
-    ) -> Attraction:
+    def attraction(self, begun: Any, now: Looking) -> Attraction:
+        displays, image = now.displays, now.image
         height, width = image.shape[-2:]
-        value = torch.ones(len(rows), height, width, dtype=torch.float64)
-        if generator is not None:
+        value = torch.ones(len(image), height, width, dtype=torch.float64)
+        if now.generator is not None:
             # The largest of equal random numbers is at each place alike. On the CPU: the same on every device.
-            value = torch.rand(len(rows), height, width, generator=generator, dtype=torch.float64)
+            value = torch.rand(len(image), height, width, generator=now.generator, dtype=torch.float64)
         if self.among == "items" and displays.cells is not None:
             holds = cells_with_items(displays.cells, image, displays.background)
             there = (holds.float() @ displays.cells.flatten(1).float()).view(-1, height, width) > 0
@@ -121,16 +114,10 @@ class PixelMatch(_PublishedControl):
         """(B, H, W) the maps, where the displays stay as they are."""
         return None if self.erases(displays) else self._map(displays, displays.image, displays.target)
 
-    def attraction(
-        self,
-        begun: Tensor | None,
-        displays: SearchDisplays,
-        rows: Tensor,
-        image: Tensor,
-        fixation: Tensor,
-        generator: torch.Generator | None,
-    ) -> Attraction:
-        return Attraction(self._map(displays, image, displays.target[rows]) if begun is None else begun[rows])
+    def attraction(self, begun: Tensor | None, now: Looking) -> Attraction:
+        if begun is not None:
+            return Attraction(begun[now.rows])
+        return Attraction(self._map(now.displays, now.image, now.displays.target[now.rows]))
 
     def _map(self, displays: SearchDisplays, image: Tensor, target: Tensor) -> Tensor:
         # One display at a time: the product of two pictures is quickest as that of their spectra.
@@ -191,16 +178,8 @@ class SaliencySearch(Searcher):
         """(B, H, W) the maps, where the displays stay as they are."""
         return None if self.erases(displays) else self._map(displays, displays.image)
 
-    def attraction(
-        self,
-        begun: Tensor | None,
-        displays: SearchDisplays,
-        rows: Tensor,
-        image: Tensor,
-        fixation: Tensor,
-        generator: torch.Generator | None,
-    ) -> Attraction:
-        return Attraction(self._map(displays, image) if begun is None else begun[rows])
+    def attraction(self, begun: Tensor | None, now: Looking) -> Attraction:
+        return Attraction(self._map(now.displays, now.image) if begun is None else begun[now.rows])
 
     def _map(self, displays: SearchDisplays, image: Tensor) -> Tensor:
         if self.model is None:
@@ -228,19 +207,12 @@ class CenterSearch(Searcher):
     def begin(self, displays: SearchDisplays) -> None:
         return None
 
-    def attraction(
-        self,
-        begun: Any,
-        displays: SearchDisplays,
-        rows: Tensor,
-        image: Tensor,
-        fixation: Tensor,
-        generator: torch.Generator | None,
-    ) -> Attraction:
+    def attraction(self, begun: Any, now: Looking) -> Attraction:
         # In shares of each side, as the density of people's fixations on pictures is.
-        y, x = ((torch.arange(n, device=image.device, dtype=torch.float64) + 0.5) / n - 0.5 for n in image.shape[-2:])
+        sides, device = now.image.shape[-2:], now.image.device
+        y, x = ((torch.arange(n, device=device, dtype=torch.float64) + 0.5) / n - 0.5 for n in sides)
         far = y[:, None].square() + x.square()
-        return Attraction((far.max() - far).expand(len(rows), -1, -1))
+        return Attraction((far.max() - far).expand(len(now.image), -1, -1))
 
 
 def one_row_early(paths: SearchPaths) -> SearchPaths:

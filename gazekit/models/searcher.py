@@ -40,6 +40,26 @@ _ASSUMED_PX_PER_DVA = 30.0
 
 
 @dataclass(frozen=True)
+class Looking:
+    """The b searches that go on, out of those on all `displays`.
+
+    Args:
+        displays: All of them.
+        rows: (b,) long, those that are searched on.
+        image: (b, 3, H, W) uint8, as they look by now: visited cells may have been erased.
+        fixation: (b, 2) long (row, column), where the eye is.
+        generator: For searchers that draw; None: they do not.
+
+    """
+
+    displays: SearchDisplays
+    rows: Tensor
+    image: Tensor
+    fixation: Tensor
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
 class Attraction:
     """How much b searches are drawn to each pixel of their displays.
 
@@ -119,24 +139,12 @@ class Searcher(GazeModel):
         """Whatever is computed once per search, such as the features of the targets."""
 
     @abstractmethod
-    def attraction(
-        self,
-        begun: Any,
-        displays: SearchDisplays,
-        rows: Tensor,
-        image: Tensor,
-        fixation: Tensor,
-        generator: torch.Generator | None,
-    ) -> Attraction:
-        """How much each place of displays `rows` attracts the eye.
+    def attraction(self, begun: Any, now: Looking) -> Attraction:
+        """How much each place of the displays attracts the eye.
 
         Args:
             begun: What :meth:`begin` returned for all displays.
-            displays: All of them.
-            rows: (b,) long, those that are searched on.
-            image: (b, 3, H, W) uint8, as they look by now: visited cells may have been erased.
-            fixation: (b, 2) long (row, column), where the eye is.
-            generator: For searchers that draw.
+            now: Which of them are searched on, and from where.
 
         """
 
@@ -224,7 +232,7 @@ class Searcher(GazeModel):
                 active = active[selectable[active].flatten(1).any(1)]
             if not len(active):
                 break
-            drawn = self.attraction(begun, displays, active, image[active], fixation[active], generator)
+            drawn = self.attraction(begun, Looking(displays, active, image[active], fixation[active], generator))
             value = drawn.value.masked_fill(~selectable[active], 0.0)
             if maps is not None:
                 maps[active, step - 1] = value.float()
@@ -408,7 +416,7 @@ class Searcher(GazeModel):
         displays = self.displays_of(batch, 1)
         rows = torch.zeros(len(looked), dtype=torch.long, device=batch.device)
         image = displays.image.expand(len(looked), -1, -1, -1)
-        value = self.attraction(self.begin(displays), displays, rows, image, looked, None).value
+        value = self.attraction(self.begin(displays), Looking(displays, rows, image, looked)).value
         selectable = torch.ones_like(value, dtype=torch.bool)
         for step in range(len(looked)):
             later = torch.arange(step, len(looked), device=batch.device)

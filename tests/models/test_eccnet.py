@@ -184,8 +184,8 @@ def test_a_map_that_is_one_on_the_target_finds_it_at_once():
         def begin(self, shown):
             return shown.target_mask.double()
 
-        def attraction(self, begun, shown, rows, image, fixation, generator):
-            return replace(super().attraction(begun, shown, rows, image, fixation, generator), value=begun[rows])
+        def attraction(self, begun, now):
+            return replace(super().attraction(begun, now), value=begun[now.rows])
 
     assert Knows().search(displays()).n_fixations.tolist() == [1.0, 1.0, 1.0]
 
