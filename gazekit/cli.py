@@ -362,6 +362,18 @@ def bench_models(trials: int, iterations: int, length: int, network: str, device
     bench_nevaclip(click.echo, trials, iterations, length, network, device)
 
 
+@bench.command("search")
+@click.option("--task", default="curvature", show_default=True, help="One of the six published tasks.")
+@click.option("--trials", default=4, show_default=True, help="Displays.")
+@click.option("--fixations", default=4, show_default=True, help="At which a search ends.")
+@click.option("--device", default="cpu", show_default=True, help="Where it runs, e.g. cuda.")
+def bench_search_models(task: str, trials: int, fixations: int, device: str) -> None:
+    """Time eccNET beside a plain implementation of it, on VGG16's full geometry."""
+    from gazekit.evaluation.bench_search import bench_search
+
+    bench_search(task, trials, fixations, click.echo, device)
+
+
 @bench.command("data")
 @_data_root
 @click.option("--workers", default=2, show_default=True, help="Processes that decode images.")

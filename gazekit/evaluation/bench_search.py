@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +19,10 @@ from gazekit.backbones.eccentric import EccentricPool2d, pooled_side, rings_of, 
 from gazekit.backbones.vgg16 import EccentricVGG16
 from gazekit.displays import SearchDisplays
 from gazekit.errors import InputError
+from gazekit.models import create_model
 from gazekit.models.eccnet import EccNet
+from gazekit.provenance import git_commit
+from gazekit.stimuli import published_task
 
 
 class PlainVGG16(EccentricVGG16):
@@ -69,7 +74,7 @@ def compare_speed(model: EccNet, displays: SearchDisplays) -> dict[str, float]:
         InputError: The model does not stand on VGG16.
 
     """
-    plain = plain_like(model)
+    plain = plain_like(model).to(displays.image.device)
     # Warm up both: the background's maps are computed once per experiment, and a first call costs either side more.
     for searcher in (model, plain):
         searcher.search(displays.pick(slice(0, 1)))
@@ -88,3 +93,41 @@ def compare_speed(model: EccNet, displays: SearchDisplays) -> dict[str, float]:
         "fast_s": fast_s, "plain_s": plain_s, "ratio": plain_s / fast_s, "trials": len(displays),
         "steps": int(fast.valid[:, 1:].sum()), "same": float(same), "peak_gb": peak_gb,
     }  # fmt: skip
+
+
+@torch.inference_mode()
+def bench_search(
+    task: str, trials: int, max_fixations: int, say: Callable[[str], None], device: str = "cpu"
+) -> dict[str, float]:
+    """Time eccNET (VGG16 geometry, random weights) beside the plain one on displays of a published task.
+
+    Args:
+        task: In ``gazekit.stimuli.PUBLISHED_TASKS``; its hard condition at the middle set size.
+        trials: Displays, searched in lock-step by the fast one.
+        max_fixations: At which a search ends, so that the plain one ends too.
+        say: Takes each line.
+        device: Where both run.
+
+    Returns:
+        As :func:`compare_speed`.
+
+    Raises:
+        InputError: No such task, fewer than one trial or fixation.
+
+    """
+    if trials < 1 or max_fixations < 1:
+        raise InputError(f"the benchmark needs trials and fixations of 1 or more; got {trials} and {max_fixations}")
+    condition = published_task(task, trials=trials).hard
+    displays = condition.displays(sorted(condition.set_sizes)[len(condition.set_sizes) // 2])
+    torch.manual_seed(0)
+    model: Any = create_model("eccnet", weights=None).to(device)
+    found = compare_speed(model, replace(displays, max_fixations=max_fixations).to(device))
+    width, height = displays.size_wh_px
+    say(f"eccNET on VGG16, random weights, {task}: {trials} displays of {width}x{height} px")
+    for name in ("plain", "fast"):
+        say(f"{name:6}{found[f'{name}_s']:9.2f} s {trials / found[f'{name}_s']:9.3f} searches/s")
+    agree = "the same" if found["same"] else "OTHER"
+    say(f"ratio {found['ratio']:.2f}, {found['steps']:.0f} steps, {agree} fixations; peak {found['peak_gb']:.1f} GB")
+    versions = f"torch {torch.__version__}, commit {git_commit() or 'unknown'}"
+    say(f"device {device}, {torch.get_num_threads()} threads, {versions}")
+    return found
