@@ -130,7 +130,7 @@ def show_data(
     "--model",
     "models",
     multiple=True,
-    help="Checkpoint, model name, or table of scanpaths (.parquet, .csv); give it once per model.",
+    help="Checkpoint, model name, YAML file of a model, or table of scanpaths (.parquet, .csv); once per model.",
 )
 @click.option("--dataset", help="Run the protocol on this dataset; default is the protocol's.")
 @_data_root

@@ -19,7 +19,7 @@ _ROOT = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent
 # Folder -> what one file in it is called in messages.
 KINDS = {
     "datasets": "dataset", "training": "recipe", "evaluation": "protocol", "asymmetry": "plan",
-    "evaluation/tables": "table of published numbers",
+    "evaluation/tables": "table of published numbers", "evaluation/models": "model",
 }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ class StimulusItems(Dataset[_Item]):
         images: Keep decoded images there.
         with_search: Serve what was searched for, as :class:`~gazekit.batch.SearchTask`.
         with_captions: Serve what the subjects wrote.
-        template_size_wh_px: Size of the target images; None is their own, which must then be one.
+        template_size_wh_px: Size of the target images; None is their own, scaled as the stimuli are; it must be one.
 
     Raises:
         InputError: The dataset has no targets or no captions to serve, or an image is not in this copy.
@@ -162,6 +162,14 @@ class StimulusItems(Dataset[_Item]):
             caption=tuple(rows["caption"]) if self.with_captions and rows is not None else None,
         )
 
+    def _template(self, path: str, scale: np.ndarray) -> Tensor:
+        """The picture of a target, as much smaller or larger as the stimulus is served."""
+        image = self._image(path, self.template_size_wh_px)
+        if self.template_size_wh_px is not None or (scale == 1.0).all():
+            return image
+        height, width = image.shape[-2:]
+        return self._image(path, (max(1, round(width * scale[0])), max(1, round(height * scale[1]))))
+
     def _search(self, rows: pd.DataFrame) -> SearchTask:
         """What the trials of these rows of the trial table looked for, in the frame in which they are served."""
         scale = np.array([self._scale(self.row_of[name]) for name in rows["stimulus"]])
@@ -171,7 +179,8 @@ class StimulusItems(Dataset[_Item]):
         present = rows["target_present"].fillna(True) if "target_present" in rows else pd.Series(True, index=rows.index)
         paths = rows["target_path"].tolist() if "target_path" in rows else [""] * len(rows)
         distinct = list(dict.fromkeys(path for path in paths if path)) if self.decode else []
-        templates = [self._image(path, self.template_size_wh_px) for path in distinct]
+        first_use = {path: at for at, path in reversed(list(enumerate(paths)))}
+        templates = [self._template(path, scale[first_use[path]]) for path in distinct]
         if len({template.shape for template in templates}) > 1:
             raise InputError(f"{self.data.name}: target images of several sizes; give data.template_size_wh_px")
         row_of = {path: row for row, path in enumerate(distinct)}

@@ -50,6 +50,7 @@ class PathSet:
         duration_s: (N, T), or None where a model makes none.
         limit: (N,) fixations that the people who made them were allowed, the initial one included; None: as many
             as anybody. A search that had to end early says nothing about a trial that allowed more.
+        start_px: (N, 2) where each began, which is not among `px`; None: where the trial did that it is compared with.
 
     """
 
@@ -57,13 +58,16 @@ class PathSet:
     valid: Tensor
     duration_s: Tensor | None
     limit: Tensor | None = None
+    start_px: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.px)
 
     def pick(self, rows: Tensor) -> PathSet:
-        duration_s = None if self.duration_s is None else self.duration_s[rows]
-        return PathSet(self.px[rows], self.valid[rows], duration_s, None if self.limit is None else self.limit[rows])
+        duration_s, limit, start_px = (
+            None if value is None else value[rows] for value in (self.duration_s, self.limit, self.start_px)
+        )
+        return PathSet(self.px[rows], self.valid[rows], duration_s, limit, start_px)
 
     def first(self, n: Tensor | int) -> PathSet:
         """Cut to the first n fixations, n for all or (N,)."""
@@ -77,7 +81,8 @@ class PathSet:
         return PathSet(self.px[:, 1:], self.valid[:, 1:], duration_s, self.limit)
 
     def starting_at(self, start_px: Tensor) -> PathSet:
-        """(N, 2) positions put in front; how long the eye stays there is not known, so durations are gone."""
+        """(N, 2) positions, or its own, put in front; how long the eye stays there is not known: no durations."""
+        start_px = start_px if self.start_px is None else self.start_px
         valid = torch.cat([torch.ones_like(self.valid[:, :1]), self.valid], 1)
         return PathSet(torch.cat([start_px[:, None].to(self.px), self.px], 1), valid, None, self.limit)
 
@@ -142,11 +147,28 @@ def trial_limits(protocol: Protocol, trials: pd.DataFrame) -> dict[int, int] | N
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a model is asked for on a stimulus: scanpaths for one target, from one start.
+
+    Args:
+        target: Empty in tasks without one.
+        start_px: (x, y) where the design put the eye, in px of the stimulus; None: it puts it nowhere, or always where
+            the first trial says.
+        length: Fixations, the initial one included.
+
+    """
+
+    target: str
+    start_px: tuple[float, float] | None
+    length: int
+
+
+@dataclass(frozen=True)
 class _Group:
     """The trials in which a stimulus was seen with one target (or none), and what people did in them.
 
     `humans` are the scanpaths that are scored; `start_px` (B, 2) where each began, None where models choose;
-    `starts` (B,) whether that is known;
+    `starts` (B,) whether that is known; `question` (B,) the number among the stimulus' questions;
     `frame_wh_px` their frame. `box_px` (B, 4), NaN without a target, and `limit` (B,), the fixations that a search
     allows, the initial one included.
     """
@@ -157,6 +179,7 @@ class _Group:
     humans: PathSet
     start_px: Tensor | None
     starts: NDArray[np.bool_]
+    question: NDArray[np.int64]
     box_px: Tensor | None
     limit: Tensor | None
     target_object: Tensor | None
@@ -194,13 +217,12 @@ class PathScorer:
         self._rows = {str(name): part for name, part in trials.groupby("stimulus", sort=False)}
         self._objects = self._object_boxes(objects, stimuli)
         self._groups: dict[tuple[str, tuple[int, int]], list[_Group]] = {}
+        self._questions: dict[str, tuple[list[Question], NDArray[np.int64]]] = {}
         lengths = in_path.groupby("trial").size().reindex(trials["trial"], fill_value=0)
         paths = protocol.paths
         median = int(lengths.median()) if len(lengths) else 0
         self.length = max(1, median if paths is None or paths.length == "median" else int(paths.length))
         self._check_needs(trials)
-        if protocol.search is not None:
-            self.length = max(self.length, int(self._limits(trials).max()))
 
     def _check_needs(self, trials: pd.DataFrame) -> None:
         wanted = []
@@ -249,18 +271,46 @@ class PathScorer:
             return [""]
         return [str(name) for name in pd.unique(self._rows[stimulus]["target"])]
 
+    def questions(self, stimulus: str) -> list[Question]:
+        """What models are asked on the stimulus. From which start matters where the design says it."""
+        return self._asked(stimulus)[0]
+
+    def _asked(self, stimulus: str) -> tuple[list[Question], NDArray[np.int64]]:
+        """The questions, and which of them each trial on the stimulus asks."""
+        if stimulus not in self._questions:
+            rows = self._rows[stimulus].reset_index(drop=True)
+            keys = ["target"] if self.protocol.by_target else []
+            keys += ["start_x_px", "start_y_px"] if self.protocol.first_fixation == "design" else []
+            number = rows.groupby(keys, sort=False, dropna=False).ngroup() if keys else pd.Series(0, index=rows.index)
+            found = []
+            for _, part in rows.groupby(number):
+                first = part.iloc[0]
+                start = (float(first["start_x_px"]), float(first["start_y_px"])) if len(keys) > 1 else None
+                # A trial without a start by design is not scored; any start will do.
+                start = start if start is not None and np.isfinite(start).all() else None
+                limit = 0 if self.protocol.search is None else int(self._limits(part).max())
+                found.append(
+                    Question(str(first["target"]) if self.protocol.by_target else "", start, max(self.length, limit))
+                )
+            self._questions[stimulus] = found, number.to_numpy(np.int64)
+        return self._questions[stimulus]
+
     def groups(self, stimulus: str, frame_wh_px: tuple[int, int]) -> list[_Group]:
         """The trials on the stimulus, by target."""
         key = stimulus, frame_wh_px
         if key not in self._groups:
             rows = self._rows[stimulus]
             names = self.targets(stimulus)
-            parts = [rows[rows["target"] == name] if self.protocol.by_target else rows for name in names]
+            everyone = np.ones(len(rows), dtype=bool)
+            wanted = [(rows["target"] == name).to_numpy() if self.protocol.by_target else everyone for name in names]
+            number = self._asked(stimulus)[1]
             # One stimulus at a time is scored by everybody in turn; the clusters of its fixations are kept.
-            self._groups[key] = [self._group(stimulus, part, frame_wh_px) for part in parts]
+            self._groups[key] = [self._group(stimulus, rows[part], frame_wh_px, number[part]) for part in wanted]
         return self._groups[key]
 
-    def _group(self, stimulus: str, rows: pd.DataFrame, frame_wh_px: tuple[int, int]) -> _Group:
+    def _group(
+        self, stimulus: str, rows: pd.DataFrame, frame_wh_px: tuple[int, int], question: NDArray[np.int64]
+    ) -> _Group:
         width, height = (float(n) for n in self._sizes.loc[stimulus])
         scale = np.array([frame_wh_px[0] / width, frame_wh_px[1] / height])
         trials = rows["trial"].to_numpy(np.int64)
@@ -287,8 +337,9 @@ class PathScorer:
                 target_object = object_symbols(centers, known[:, None], boxes_px=boxes)[:, 0]
                 target_object = target_object.masked_fill(~known, -1)
         group = _Group(
-            stimulus, trials, frame_wh_px, humans, start, starts.numpy(), box, limit, target_object, boxes, None
-        )
+            stimulus, trials, frame_wh_px, humans, start, starts.numpy(), question, box, limit, target_object, boxes,
+            None,
+        )  # fmt: skip
         wants_clusters = self.protocol.paths is not None and any(
             score.metric == "ss" for score in self.protocol.paths.scores.values()
         )

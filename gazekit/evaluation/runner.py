@@ -25,7 +25,7 @@ from gazekit.datasets.datamodule import StimulusItems
 from gazekit.datasets.split import check_split_name
 from gazekit.density import exp_shared, fixation_density
 from gazekit.errors import InputError
-from gazekit.evaluation.path_scores import PathScorer, PathSet, RecordedPaths, trial_limits
+from gazekit.evaluation.path_scores import PathScorer, PathSet, Question, RecordedPaths, trial_limits
 from gazekit.evaluation.protocol import Protocol
 from gazekit.evaluation.protocol_parts import path_options
 from gazekit.evaluation.scanpath_files import is_scanpath_file, read_scanpaths
@@ -36,6 +36,7 @@ from gazekit.models import MODELS, GazeModel, create_model, load_model
 from gazekit.models.base import first_trial_of_each_stimulus, seed_of
 from gazekit.models.fixation_memory import FixationMemory
 from gazekit.models.human import Human, ShuffledHuman, shuffled_partner
+from gazekit.models.model_file import identity_of, is_model_file, model_from_file, read_model_file
 from gazekit.models.registry import read_checkpoint
 from gazekit.provenance import git_commit
 from gazekit.tables import outside
@@ -43,7 +44,8 @@ from gazekit.tables import outside
 # Stimuli per saved piece, and conditional maps in memory at a time (600x800 float32: 2 MB each).
 _PIECE, _MAPS_AT_ONCE = 25, 64
 _SAMPLE_COLUMNS = {
-    "stimulus": "str", "target": "str", "sample": "int64", "fixation": "int64", "x_px": "float64", "y_px": "float64",
+    "stimulus": "str", "target": "str", "start_x_px": "float64", "start_y_px": "float64", "sample": "int64",
+    "fixation": "int64", "x_px": "float64", "y_px": "float64",
 }  # fmt: skip
 # A scanpath model's score under a static metric and the other way round.
 _STATIC_TWIN = {"cnss": "nss", "cauc": "auc", "cig": "ig"}
@@ -115,7 +117,8 @@ def evaluate(
 
     Args:
         protocol: What to do.
-        models: Checkpoint paths, or names of models that need no training.
+        models: Checkpoints, tables of scanpaths, names of models that need no training, or YAML files of such models
+            with their arguments.
         out: Folder for ``scores.parquet``, ``samples.parquet`` and ``evaluation.json``; written last and
             whole, so an earlier result stays until the new one is complete.
         data_root: Data folder; None is ``$GAZEKIT_DATA``, then the cache.
@@ -144,7 +147,7 @@ def evaluate(
         replace(scored, fixations=_of(table, scored)),
         _grid(protocol),
         decode=any(c.uses_image for c in contestants),
-        with_search=protocol.by_target,
+        with_search=protocol.by_target or (protocol.first_fixation == "design" and "target" in data.trials),
     )
     judge = _Judge(
         protocol, items, scorer, ShuffledFixations(table, data),
@@ -194,10 +197,13 @@ def evaluate(
 
 
 def check_models(models: list[str]) -> None:
-    """Raise an InputError unless each is a checkpoint, a table of scanpaths or a model that needs no training."""
+    """Raise an InputError unless each can be scored; see :func:`evaluate`."""
     for given in models:
         if is_scanpath_file(given):
             read_scanpaths(Path(given))
+        elif is_model_file(given):
+            if not needs_no_training(name := read_model_file(given)[0]):
+                raise InputError(f"{given}: model {name!r} needs training; give its checkpoint file")
         elif given not in MODELS:
             read_checkpoint(given)
         elif not needs_no_training(given):
@@ -310,6 +316,11 @@ def gather(
         if is_scanpath_file(given):
             contestants.append(_from_file(path, name, protocol, data))
             continue
+        if is_model_file(given):
+            model = _fitted(model_from_file(given).to(device), table, data)
+            about = {"arguments": read_model_file(given)[1], **model.provenance()}
+            contestants.append(Contestant(name, model, "model", identity_of(given, model), about))
+            continue
         model = load_model(path).to(device)
         contestants.append(Contestant(name, model, "model", sha256_of(path), _checkpoint_provenance(path, model)))
     if protocol.ceiling:
@@ -344,7 +355,10 @@ def _from_file(path: Path, name: str, protocol: Protocol, data: GazeDataset) -> 
         # By the rule for people: the initial fixation is not the model's, or not compared.
         table = table[table["fixation"] > 0]
     # Scanpaths for different targets lie on stimuli of different names.
-    keyed = table.assign(stimulus=[_path_key(s, t) for s, t in zip(table["stimulus"], table["target"], strict=True)])
+    if protocol.first_fixation != "design":
+        table = table.assign(start_x_px=np.nan, start_y_px=np.nan)
+    which = [table[name] for name in ("stimulus", "target", "start_x_px", "start_y_px")]
+    keyed = table.assign(stimulus=[_path_key(s, t, (x, y)) for s, t, x, y in zip(*which, strict=True)])
     sizes = data.stimuli.merge(
         pd.DataFrame({"stimulus": table["stimulus"], "key": keyed["stimulus"]}).drop_duplicates(), on="stimulus"
     )
@@ -353,8 +367,10 @@ def _from_file(path: Path, name: str, protocol: Protocol, data: GazeDataset) -> 
     return Contestant(name, None, "model", sha256_of(path), about, paths)
 
 
-def _path_key(stimulus: str, target: str) -> str:
-    return f"{stimulus}\n{target}"
+def _path_key(stimulus: str, target: str, start_px: tuple[float, float] | None = None) -> str:
+    """Of scanpaths out of a file; a start that is NaN is none."""
+    begins = "" if start_px is None or np.isnan(start_px).any() else "{:.2f} {:.2f}".format(*start_px)
+    return f"{stimulus}\n{target}\n{begins}"
 
 
 def _builtin(name: str, role: str, protocol: Protocol, table: pd.DataFrame, data: GazeDataset) -> Contestant:
@@ -452,12 +468,12 @@ class _Judge:
         return pd.concat(scores, ignore_index=True), pd.concat(samples, ignore_index=True)
 
     def _path_scores(
-        self, scorer: PathScorer, contestant: Contestant, batch: TrialBatch, paths: dict[str, PathSet | None]
+        self, scorer: PathScorer, contestant: Contestant, batch: TrialBatch, paths: list[PathSet | None]
     ) -> pd.DataFrame:
         """One row per trial: scanpaths of the contestant against those of people."""
         stimulus, frame = batch.stimulus[0], batch.size_wh_px
         parts = []
-        for target, group in zip(scorer.targets(stimulus), scorer.groups(stimulus, frame), strict=True):
+        for group in scorer.groups(stimulus, frame):
             if contestant.is_people:
                 made = None
             elif isinstance(contestant.model, ShuffledHuman):
@@ -466,64 +482,105 @@ class _Judge:
                 made = self.recorded.on(partner, frame, None if partner != stimulus else np.empty(0, np.int64))
                 made = made.after_first() if self.protocol.start_is_given else made
             else:
-                found = paths[target]
-                assert found is not None
-                made = found
+                # Each trial by the scanpaths that began where it did.
+                for number in pd.unique(group.question):
+                    asked, found = group.question == number, paths[number]
+                    assert found is not None
+                    scores = {name: value[asked] for name, value in scorer.score(group, found).items()}
+                    parts.append(pd.DataFrame({"trial": group.trials[asked], **scores}))
+                continue
             parts.append(pd.DataFrame({"trial": group.trials, **scorer.score(group, made)}))
         return pd.concat(parts, ignore_index=True)
 
-    def _paths(self, contestant: Contestant, batch: TrialBatch) -> dict[str, PathSet | None]:
-        """Scanpaths of the contestant by target, in px of the frame; seeded by stimulus and target alone.
+    def _questions(self, stimulus: str) -> list[Question]:
+        return [Question("", None, 0)] if self.scorer is None else self.scorer.questions(stimulus)
+
+    def _paths(self, contestant: Contestant, batch: TrialBatch) -> list[PathSet | None]:
+        """Scanpaths of the contestant by question, in px of the frame; seeded by stimulus and question alone.
 
         Fixations that a protocol gives, or leaves out, are not among them. None where the contestant makes none.
         """
         stimulus, model = batch.stimulus[0], contestant.model
-        targets = [""] if self.scorer is None else self.scorer.targets(stimulus)
-        found: dict[str, PathSet | None] = {}
-        for target in targets:
+        found: list[PathSet | None] = []
+        for question in self._questions(stimulus):
             if contestant.paths is not None:
-                ways = [_path_key(stimulus, target), _path_key(stimulus, "")]
+                # The most that a file says: for the target from the start, for the target, for any.
+                starts, targets = dict.fromkeys((question.start_px, None)), dict.fromkeys((question.target, ""))
+                ways = [_path_key(stimulus, target, start) for target in targets for start in starts]
                 key = next((key for key in ways if len(contestant.paths.trials(key))), ways[0])
-                found[target] = contestant.paths.on(key, batch.size_wh_px)
+                made = contestant.paths.on(key, batch.size_wh_px)
+                found.append(replace(made, start_px=self._start(question, batch, len(made))))
             elif model is None or (isinstance(model, Human) and not model.memory):
-                found[target] = None
+                found.append(None)
             else:
-                found[target] = self._sampled(model, batch, target)
+                found.append(self._sampled(model, batch, question))
         return found
 
-    def _sampled(self, model: GazeModel, batch: TrialBatch, target: str) -> PathSet:
+    def _sampled(self, model: GazeModel, batch: TrialBatch, question: Question) -> PathSet:
         rules = self.protocol.samples
-        parts = [batch.stimulus[0]] + ([target] if target else [])
+        parts: list[Any] = [batch.stimulus[0]] + ([question.target] if question.target else [])
+        parts += [] if question.start_px is None else list(question.start_px)
         generator = torch.Generator().manual_seed(seed_of(rules["seed"], *parts))
         one = first_trial_of_each_stimulus(batch)
         if self.protocol.by_target and batch.search is not None:
-            row = batch.search.target.index(target)
+            row = batch.search.target.index(question.target)
             one = first_trial_of_each_stimulus(batch.trials(row, row + 1))
+        start = self._start(question, batch, rules["per_stimulus"])
+        if start is not None and one.search is not None:
+            search = replace(
+                one.search, start_xy_px=start[:1].to(one.search.start_xy_px),
+                has_start=torch.ones_like(one.search.has_start),
+            )  # fmt: skip
+            one = replace(one, search=search)
         if model.per_subject:
             # Anybody's scanpath will do: nobody is left out.
             one = replace(one, subject=("",))
         if self.scorer is None:
             length = max(1, int(batch.valid.sum(1).float().median()))
         else:
-            length = max(1, self.scorer.length - int(self.protocol.start_is_given))
+            length = max(1, question.length - int(self.protocol.start_is_given))
         # Of a model of scanpaths the first fixation is the initial one; where it is not the model's, one more is made.
         extra = int(self.scorer is not None and self.protocol.first_fixation != "keep" and model.is_scanpath())
         made = model.sample(one, rules["per_stimulus"], length + extra, generator)
         paths = PathSet(made.xy_px[0].double().cpu(), made.valid[0].cpu(), None)
-        return paths.after_first() if extra else paths
+        paths = paths.after_first() if extra else paths
+        return replace(paths, start_px=start)
 
-    def _sample_table(self, batch: TrialBatch, paths: dict[str, PathSet | None]) -> pd.DataFrame:
-        """The scanpaths as rows, in px of the stimulus; an initial fixation that was left out is number 0."""
+    def _start(self, question: Question, batch: TrialBatch, n: int) -> Tensor | None:
+        """(n, 2) float64 where the question puts the eye, in px of the frame."""
+        if question.start_px is None:
+            return None
+        own = self.items.own_sizes[self.items.row_of[batch.stimulus[0]]]
+        scale = np.array(batch.size_wh_px) / np.array(own)
+        return torch.from_numpy(np.tile(np.array(question.start_px) * scale, (n, 1)))
+
+    def _sample_table(self, batch: TrialBatch, paths: list[PathSet | None]) -> pd.DataFrame:
+        """The scanpaths as rows, in px of the stimulus; an initial fixation that was left out is number 0.
+
+        Samples of one target from several starts are counted on.
+        """
         width, height = self.items.own_sizes[self.items.row_of[batch.stimulus[0]]]
         scale = np.array([width / batch.size_wh_px[0], height / batch.size_wh_px[1]])
         offset = int(self.scorer is not None and self.protocol.first_fixation != "keep")
         parts = [pd.DataFrame(columns=list(_SAMPLE_COLUMNS)).astype(_SAMPLE_COLUMNS)]
-        for target, made in paths.items():
+        counted: dict[str, int] = {}
+        for question, made in zip(self._questions(batch.stimulus[0]), paths, strict=True):
             if made is None:
                 continue
+            target, before = question.target, counted.get(question.target, 0)
+            counted[target] = before + len(made)
             sample, fixation = made.valid.nonzero(as_tuple=True)
             xy = made.px[sample, fixation].numpy() * scale
-            columns = (batch.stimulus[0], target, sample.numpy(), fixation.numpy() + offset, xy[:, 0], xy[:, 1])
+            start = (np.nan, np.nan) if question.start_px is None else question.start_px
+            columns = (
+                batch.stimulus[0],
+                target,
+                *start,
+                sample.numpy() + before,
+                fixation.numpy() + offset,
+                xy[:, 0],
+                xy[:, 1],
+            )
             parts.append(pd.DataFrame(dict(zip(_SAMPLE_COLUMNS, columns, strict=True))).astype(_SAMPLE_COLUMNS))
         return pd.concat(parts, ignore_index=True)
 

@@ -12,6 +12,8 @@ from gazekit.errors import InputError
 _NEEDED = ("stimulus", "fixation", "x_px", "y_px")
 # Columns that tell scanpaths on one stimulus apart, the first of them that is there.
 _WAYS = ("trial", "sample", "subject")
+# Where the design put the eye.
+_START = ("start_x_px", "start_y_px")
 # Half of all fixations last less than this, in seconds; larger numbers are milliseconds.
 _LONGEST_MEDIAN_S = 20.0
 
@@ -26,7 +28,9 @@ def read_scanpaths(path: Path) -> pd.DataFrame:
 
     Columns: ``stimulus``, ``fixation`` (0, 1, 2, ...; 0 is the initial one, and a scanpath without it begins at 1),
     ``x_px``, ``y_px`` in px of the stimulus; which scanpath a row belongs to, by ``trial``, ``sample`` or ``subject``;
-    and, if known, ``duration_s`` and ``target``. Of a table with a column ``model``, all rows must be of one.
+    and, if known, ``duration_s``, ``target``, and ``start_x_px`` and ``start_y_px``, where the design put the eye; what
+    has these is compared with trials for that target, from that start. Of a table with a column ``model``, all rows
+    must be of one.
 
     Raises:
         InputError: The file cannot be read, or is not such a table.
@@ -92,4 +96,13 @@ def _with_numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
                 f"{path}: half of the fixations last more than {_LONGEST_MEDIAN_S:g} s; duration_s is in seconds, "
                 f"not in milliseconds"
             )
-    return table.assign(**numbers, duration_s=duration_s).astype({"fixation": "int64"})
+    starts = {name: pd.Series(np.nan, index=table.index) for name in _START}
+    if (given := [name for name in _START if name in table]) and len(given) < 2:
+        raise InputError(f"{path}: has {given[0]}, but not {next(name for name in _START if name not in given)}")
+    for name in given:
+        starts[name] = pd.to_numeric(table[name], errors="coerce").astype(float)
+        wrong = (starts[name].isna() & table[name].notna()) | np.isinf(starts[name])
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(f"{path}: row {row} has {name} {table.loc[row, name]!r}, expected px or nothing")
+    return table.assign(**numbers, duration_s=duration_s, **starts).astype({"fixation": "int64"})

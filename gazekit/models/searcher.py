@@ -13,7 +13,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -95,6 +95,8 @@ class Searcher(GazeModel):
         sample_window_dva: Side of the square that is not fixated again, in scenes.
 
     """
+
+    zero_shot: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from scipy.io import savemat
 from gazekit import InputError
 from gazekit.datasets import PartialDataWarning, load
 from gazekit.datasets.check import check
+from gazekit.datasets.datamodule import StimulusItems
 from tests.conftest import REAL_DATA
 
 needs_interiors = pytest.mark.skipif(
@@ -167,6 +168,20 @@ def test_template_of_another_size(tmp_path):
     write_release(tmp_path)
     Image.new("L", (70, 72)).save(tmp_path / "templates" / "grayscale_2_kitchen_template_1.jpg")
     refused(tmp_path, r"grayscale_2_kitchen_template_1\.jpg: image is 70x72 px, expected 72x72")
+
+
+def test_targets_shrink_with_the_scene(tmp_path):
+    write_release(tmp_path, {(12, 1): BY_HAND})
+    data = load_tiny(tmp_path)
+    whole, half = (
+        StimulusItems(data, size, with_search=True).collate([StimulusItems(data, size, with_search=True)[0]])
+        for size in (None, (512, 192))
+    )
+    height, width = whole.search.template.shape[-2:]
+    assert half.search.template.shape[-2:] == (height // 4, width // 2)
+    # A size of one's own stays what it is.
+    own = StimulusItems(data, (512, 192), with_search=True, template_size_wh_px=(9, 7))
+    assert own.collate([own[0]]).search.template.shape[-2:] == (7, 9)
 
 
 @needs_interiors

@@ -1,0 +1,78 @@
+"""Models in YAML files: the registered name and the arguments of its constructor."""
+
+from __future__ import annotations
+
+import pytest
+
+from gazekit.errors import InputError
+from gazekit.evaluation.runner import check_models
+from gazekit.models import create_model
+from gazekit.models.model_file import identity_of, is_model_file, model_from_file, read_model_file
+from gazekit.models.searcher import Searcher
+from gazekit.resources import resource_names
+
+
+def write(folder, text):
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_arguments_reach_the_model(tmp_path):
+    path = write(tmp_path, "model: chance_search\ntitle: anywhere\namong: items\n")
+    model = model_from_file(path)
+    assert model.among == "items"
+    assert not model.training
+    assert read_model_file(path) == ("chance_search", {"among": "items"})
+    check_models([str(path)])
+
+
+@pytest.mark.parametrize("name", resource_names("evaluation/models"))
+def test_shipped_ones_name_a_model_and_its_arguments(name):
+    model, arguments = read_model_file(name)
+    assert is_model_file(name)
+    assert arguments
+    check_models([name])
+    assert not is_model_file(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("among: items\n", "says not which model it is"),
+        ("model: chanse_search\n", "did you mean 'chance_search'"),
+        ("model: chance_search\namongst: items\n", "amongst"),
+        ("model: chance_search\namong: shelves\n", "expected 'cells' or 'items'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path, text, message):
+    with pytest.raises(InputError, match=message) as error:
+        model_from_file(write(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_one_that_is_not_there_and_one_that_needs_training(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        check_models([str(tmp_path / "none.yaml")])
+    with pytest.raises(InputError, match="needs training"):
+        check_models([str(write(tmp_path, "model: saliency_readout\n"))])
+
+
+def test_other_arguments_or_other_files_are_another_model(tmp_path):
+    kept = {}
+    for among in ("cells", "items"):
+        path = write(tmp_path, f"model: chance_search\namong: {among}\n")
+        kept[among] = identity_of(path, model_from_file(path))
+    assert kept["cells"] != kept["items"]
+    weights = tmp_path / "weights.bin"
+    path, model = write(tmp_path, f"model: saliency_search\nsaliency: {weights}\n"), create_model("chance_search")
+    found = []
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        found.append(identity_of(path, model))
+    assert found[0] != found[1]
+
+
+def test_searchers_can_be_scored_by_name():
+    assert Searcher.zero_shot
+    check_models(["eccnet", "chance_search", "center_search", "saliency_search", "pixel_match"])
