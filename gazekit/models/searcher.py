@@ -35,8 +35,6 @@ _COMPAT: dict[str, dict[str, Any]] = {
 _CHOICES = {"landing": ("block_center", "block_corner"), "oracle": ("cell", "window"), "ior": ("erase", "map")}
 # Grey levels by which a background saved as JPEG may vary.
 _NOISE = 16
-# Where a picture has no stated geometry.
-_ASSUMED_PX_PER_DVA = 30.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,8 @@ class Searcher(GazeModel):
         uniform: Share of the density that is spread evenly, so that no place is impossible.
         start_sd_dva: Scatter of initial fixations around the middle, where :meth:`sample` is given no start.
         sample_window_dva: Side of the square that is not fixated again, in scenes.
+        assumed_px_per_dva: Of pictures from a dataset that does not state its geometry, in the frame in which they
+            come; the model says once that it assumes it.
 
     """
 
@@ -110,6 +110,7 @@ class Searcher(GazeModel):
         uniform: float = 0.05,
         start_sd_dva: float = 0.5,
         sample_window_dva: float = 2.0,
+        assumed_px_per_dva: float = 30.0,
     ) -> None:
         super().__init__()
         rules: dict[str, Any] = {"landing": landing, "oracle": oracle, "test_last": test_last, "ior": ior}
@@ -120,10 +121,11 @@ class Searcher(GazeModel):
         for key, known in _CHOICES.items():
             if rules[key] not in known:
                 raise unknown_name(f"rule for {key}", rules[key], list(known))
-        if not (gain >= 0 and 0 < uniform <= 1 and start_sd_dva > 0 and sample_window_dva > 0):
+        if not (gain >= 0 and 0 < uniform <= 1 and min(start_sd_dva, sample_window_dva, assumed_px_per_dva) > 0):
             raise InputError(
-                "a searcher needs gain >= 0, 0 < uniform <= 1, start_sd_dva > 0 and sample_window_dva > 0; got "
-                f"{gain}, {uniform}, {start_sd_dva}, {sample_window_dva}"
+                "a searcher needs gain >= 0, 0 < uniform <= 1, and start_sd_dva, sample_window_dva and "
+                f"assumed_px_per_dva > 0; got {gain}, {uniform}, {start_sd_dva}, {sample_window_dva}, "
+                f"{assumed_px_per_dva}"
             )
         self.landing, self.oracle, self.test_last, self.ior = (
             rules[key] for key in ("landing", "oracle", "test_last", "ior")
@@ -133,6 +135,7 @@ class Searcher(GazeModel):
         self.forgets = False
         self.gain, self.uniform_share = float(gain), float(uniform)
         self.start_sd_dva, self.sample_window_dva = start_sd_dva, sample_window_dva
+        self.assumed_px_per_dva, self._said_what_it_assumes = assumed_px_per_dva, False
 
     # What a searcher defines
 
@@ -371,15 +374,17 @@ class Searcher(GazeModel):
         return True
 
     def px_per_dva_of(self, batch: TrialBatch) -> float:
-        """Pixels per degree of the batch; 30, with a warning, where the dataset does not state its geometry."""
+        """Pixels per degree of the batch; what is assumed, with a warning, where the dataset does not state them."""
         if math.isfinite(batch.px_per_dva):
             return batch.px_per_dva
-        warnings.warn(
-            f"{type(self).__name__}: the dataset states no viewing geometry; {_ASSUMED_PX_PER_DVA:g} px per degree "
-            f"are assumed",
-            stacklevel=2,
-        )
-        return _ASSUMED_PX_PER_DVA
+        if not self._said_what_it_assumes:
+            self._said_what_it_assumes = True
+            warnings.warn(
+                f"{type(self).__name__}: the dataset states no viewing geometry; {self.assumed_px_per_dva:g} px per "
+                f"degree are assumed",
+                stacklevel=2,
+            )
+        return self.assumed_px_per_dva
 
     def log_density(self, batch: TrialBatch) -> Tensor:
         """(B, H, W) where the first saccade goes from the middle of the picture, given what is searched for."""
@@ -459,7 +464,7 @@ class Searcher(GazeModel):
         return torch.where(batch.search.has_start[:, None], batch.search.start_xy_px.double(), middle)
 
     def _start_sd_px(self, batch: TrialBatch) -> float:
-        return self.start_sd_dva * (batch.px_per_dva if math.isfinite(batch.px_per_dva) else _ASSUMED_PX_PER_DVA)
+        return self.start_sd_dva * self.px_per_dva_of(batch)
 
     @torch.no_grad()
     def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:
