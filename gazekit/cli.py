@@ -363,8 +363,8 @@ def bench_models(trials: int, iterations: int, length: int, network: str, device
 
 
 @bench.command("search")
-@click.option("--task", default="curvature", show_default=True, help="One of the six published tasks.")
-@click.option("--trials", default=4, show_default=True, help="Displays.")
+@click.option("--task", default="curvature", show_default=True, help="One of the six published tasks, or all.")
+@click.option("--trials", default=4, show_default=True, help="Displays of each condition.")
 @click.option("--fixations", default=4, show_default=True, help="At which a search ends.")
 @click.option("--device", default="cpu", show_default=True, help="Where it runs, e.g. cuda.")
 def bench_search_models(task: str, trials: int, fixations: int, device: str) -> None:

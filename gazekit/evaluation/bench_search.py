@@ -22,7 +22,7 @@ from gazekit.errors import InputError
 from gazekit.models import create_model
 from gazekit.models.eccnet import EccNet
 from gazekit.provenance import git_commit
-from gazekit.stimuli import published_task
+from gazekit.stimuli import PUBLISHED_TASKS, published_task
 
 
 class PlainVGG16(EccentricVGG16):
@@ -102,14 +102,15 @@ def bench_search(
     """Time eccNET (VGG16 geometry, random weights) beside the plain one on displays of a published task.
 
     Args:
-        task: In ``gazekit.stimuli.PUBLISHED_TASKS``; its hard condition at the middle set size.
-        trials: Displays, searched in lock-step by the fast one.
+        task: In ``gazekit.stimuli.PUBLISHED_TASKS``: its hard condition at the middle set size; or ``all``: both
+            conditions of each of the six.
+        trials: Displays of each condition, searched in lock-step by the fast one.
         max_fixations: At which a search ends, so that the plain one ends too.
         say: Takes each line.
         device: Where both run.
 
     Returns:
-        As :func:`compare_speed`.
+        As :func:`compare_speed`, over all conditions.
 
     Raises:
         InputError: No such task, fewer than one trial or fixation.
@@ -117,17 +118,31 @@ def bench_search(
     """
     if trials < 1 or max_fixations < 1:
         raise InputError(f"the benchmark needs trials and fixations of 1 or more; got {trials} and {max_fixations}")
-    condition = published_task(task, trials=trials).hard
-    displays = condition.displays(sorted(condition.set_sizes)[len(condition.set_sizes) // 2])
+    tasks = PUBLISHED_TASKS if task == "all" else (task,)
     torch.manual_seed(0)
     model: Any = create_model("eccnet", weights=None).to(device)
-    found = compare_speed(model, replace(displays, max_fixations=max_fixations).to(device))
-    width, height = displays.size_wh_px
-    say(f"eccNET on VGG16, random weights, {task}: {trials} displays of {width}x{height} px")
+    say(f"eccNET on VGG16, random weights: {trials} displays of each condition, {max_fixations} fixations at most")
+    found: list[dict[str, float]] = []
+    for name in tasks:
+        planned = published_task(name, trials=trials)
+        for condition in (planned.easy, planned.hard) if task == "all" else (planned.hard,):
+            displays = condition.displays(sorted(condition.set_sizes)[len(condition.set_sizes) // 2])
+            one = compare_speed(model, replace(displays, max_fixations=max_fixations).to(device))
+            found.append(one)
+            size = "x".join(map(str, displays.size_wh_px))
+            say(
+                f"{name:26}{condition.name:20}{size:>8} px  plain {one['plain_s']:7.2f} s  fast {one['fast_s']:6.2f} s"
+                f"  ratio {one['ratio']:5.2f}  {'the same' if one['same'] else 'OTHER'} fixations"
+            )
+    total = {key: sum(one[key] for one in found) for key in ("fast_s", "plain_s", "trials", "steps")}
+    total |= {
+        "ratio": total["plain_s"] / total["fast_s"], "same": min(one["same"] for one in found),
+        "peak_gb": max(one["peak_gb"] for one in found),
+    }  # fmt: skip
     for name in ("plain", "fast"):
-        say(f"{name:6}{found[f'{name}_s']:9.2f} s {trials / found[f'{name}_s']:9.3f} searches/s")
-    agree = "the same" if found["same"] else "OTHER"
-    say(f"ratio {found['ratio']:.2f}, {found['steps']:.0f} steps, {agree} fixations; peak {found['peak_gb']:.1f} GB")
+        say(f"{name:6}{total[f'{name}_s']:9.2f} s {total['trials'] / total[f'{name}_s']:9.3f} searches/s")
+    agree = "the same" if total["same"] else "OTHER"
+    say(f"ratio {total['ratio']:.2f}, {total['steps']:.0f} steps, {agree} fixations; peak {total['peak_gb']:.1f} GB")
     versions = f"torch {torch.__version__}, commit {git_commit() or 'unknown'}"
     say(f"device {device}, {torch.get_num_threads()} threads, {versions}")
-    return found
+    return total

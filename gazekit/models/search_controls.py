@@ -27,6 +27,8 @@ from gazekit.models.searcher import Attraction, Looking, Searcher, cells_with_it
 _MATCH_SIZE, _MATCH_SD = 7, 3.0
 # Side of the patch by which the published chance searcher tells background from items, and its seed.
 _PATCH_PX, _CHANCE_SEED = 10, 1000
+# Positions that are drawn before those that may be fixated are listed.
+_TRIES = 20
 
 
 class _PublishedControl(Searcher):
@@ -80,6 +82,27 @@ class ChanceSearch(_PublishedControl):
         half = _PATCH_PX // 2
         near = F.max_pool2d(F.pad(drawn, (half, _PATCH_PX - half - 1) * 2), _PATCH_PX, 1)[:, 0] > 0
         return displays.cells.any(0) | near
+
+    def draw(
+        self, displays: SearchDisplays, selectable: Tensor, rows: Tensor, generator: torch.Generator
+    ) -> Tensor | None:
+        """In scenes, positions until each may be fixated; a map of random numbers would take many times as long."""
+        if displays.cells is not None:
+            return None
+        width = selectable.shape[-1]
+        free = selectable.flatten(1)
+        place = torch.zeros(len(rows), dtype=torch.long)
+        left = torch.arange(len(rows))
+        for _ in range(_TRIES):
+            place[left] = torch.randint(free.shape[1], (len(left),), generator=generator)
+            left = left[~free[rows[left.to(rows.device)], place[left].to(rows.device)].cpu()]
+            if not len(left):
+                break
+        for row in left.tolist():
+            # Hardly anything is left to look at.
+            among = free[rows[row]].nonzero()[:, 0].cpu()
+            place[row] = among[torch.randint(len(among), (1,), generator=generator)[0]]
+        return torch.stack([place // width, place % width], -1).to(rows.device)
 
     def attraction(self, begun: Any, now: Looking) -> Attraction:
         displays, image = now.displays, now.image

@@ -157,6 +157,21 @@ class Searcher(GazeModel):
         """Whether a place of attraction 0 may be fixated all the same (a searcher that draws)."""
         return False
 
+    def draw(
+        self, displays: SearchDisplays, selectable: Tensor, rows: Tensor, generator: torch.Generator
+    ) -> Tensor | None:
+        """(b, 2) long (row, column) of the next fixations, for a searcher that needs no map; None: by the map.
+
+        Args:
+            displays: All of them.
+            selectable: (B, H, W) bool, where the eye may go; somewhere, in each row that is asked for.
+            rows: (b,) long, those that are searched on.
+            generator: Random numbers.
+
+        """
+        del displays, selectable, rows, generator
+        return None
+
     def places(self, displays: SearchDisplays) -> Tensor:
         """(B, H, W) bool, where the eye may go: into the cells, or anywhere."""
         height, width = displays.image.shape[-2:]
@@ -237,11 +252,14 @@ class Searcher(GazeModel):
                 active = active[selectable[active].flatten(1).any(1)]
             if not len(active):
                 break
-            drawn = self.attraction(begun, Looking(displays, active, image[active], fixation[active], generator))
-            value = drawn.value.masked_fill(~selectable[active], 0.0)
-            if maps is not None:
-                maps[active, step - 1] = value.float()
-            fixation[active] = self._land(drawn, value, selectable[active], displays)
+            drawn = self.draw(displays, selectable, active, generator) if maps is None else None
+            if drawn is None:
+                map_ = self.attraction(begun, Looking(displays, active, image[active], fixation[active], generator))
+                value = map_.value.masked_fill(~selectable[active], 0.0)
+                if maps is not None:
+                    maps[active, step - 1] = value.float()
+                drawn = self._land(map_, value, selectable[active], displays)
+            fixation[active] = drawn
             path[active, step], valid[active, step] = fixation[active], True
             if displays.cells is not None and not self.forgets:
                 self._visit(displays, displays.cells, active, fixation[active], selectable, image)

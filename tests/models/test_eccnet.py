@@ -332,6 +332,31 @@ def test_chance_that_remembers_needs_half_the_cells():
     assert abs(items.n_fixations.mean() - 3.5) < 4 * 1.71 / np.sqrt(n)
 
 
+def test_chance_in_a_scene_goes_anywhere_it_has_not_been_alike():
+    n, side = 3000, 6
+    blank = torch.zeros(n, 3, side, side, dtype=torch.uint8)
+    nothing = torch.zeros(n, side, side, dtype=torch.bool)
+    shown = SearchDisplays(
+        ("scene",) * n, blank, blank[:, :, :1, :1], nothing | True, None, 0, 5,
+        start_xy_px=torch.full((n, 2), 0.5), window_px=3,
+    )  # fmt: skip
+    paths = create_model("chance_search").search(
+        shown, oracle=lambda xy, rows: torch.zeros_like(rows, dtype=torch.bool)
+    )
+    column, row = paths.xy_px[:, 1].floor().long().unbind(-1)
+    counts = torch.bincount(row * side + column, minlength=side * side).view(side, side)
+    # A square of 3 px around the corner holds four places.
+    assert counts[:2, :2].sum() == 0
+    left = counts[counts > 0].double()
+    assert len(left) == side * side - 4
+    # Chi-square of 31 degrees of freedom: above 61 once in a thousand.
+    assert ((left - n / 32).square() / (n / 32)).sum() < 61.1
+    # Nobody comes back, also when hardly anything is left.
+    far = (paths.xy_px[:, :, None] - paths.xy_px[:, None]).abs().amax(-1)
+    pairs = paths.valid[:, :, None] & paths.valid[:, None] & ~torch.eye(6, dtype=torch.bool)
+    assert (far[pairs] > 1).all()
+
+
 def test_published_controls_are_one_row_early():
     shown = displays("ABC")
     early = create_model("pixel_match", compat="vsa2021").search(shown)
