@@ -1,7 +1,8 @@
 """CLIP's two towers through open_clip: images and captions as vectors of one space.
 
 Weights come from open_clip's download, from a file, or are random on request. The model is frozen and in evaluation
-mode, which open_clip's own are not: ResNet towers would otherwise take batch statistics from the images at hand.
+mode, which open_clip's own are not: ResNet towers would otherwise take batch statistics from the images at hand. Their
+batch norms are then constants, and are folded into the convolutions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gazekit.backbones.folding import fold_batch_norms
 from gazekit.backbones.pyramid import WeightsSource, _settle_weights, find_weights, read_state
 from gazekit.errors import InputError
 from gazekit.registry import unknown_name
@@ -47,6 +49,7 @@ class Clip(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
+        fold_batch_norms(self.model.visual)  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> Clip:
         del mode

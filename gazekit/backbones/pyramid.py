@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gazekit.backbones.folding import fold_batch_norms
 from gazekit.backbones.vit_gna import DEFAULT_ARCH, WindowedViT
 from gazekit.errors import InputError
 from gazekit.files import cache_folder, sha256_of
@@ -188,7 +189,7 @@ def _known_options(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
 def create_classifier(
     name: str, weights: str | Path | None = "pretrained"
 ) -> tuple[nn.Module, Sequence[float], Sequence[float], WeightsSource]:
-    """The whole network of a backbone's name, with its classes, in evaluation mode and without gradients.
+    """The whole network of a backbone's name, with its classes: frozen for good, its batch norms folded.
 
     Args:
         name: As for :func:`create_backbone`.
@@ -208,7 +209,9 @@ def create_classifier(
     network, mean, std, source = pick(short, weights, _weights_file(name, weights))
     if library != "torchvision" and not getattr(network, "num_classes", 0):
         raise InputError(f"backbone {name!r} has no classes; take one that was trained to classify")
-    return network.requires_grad_(False).eval(), mean, std, source
+    network.requires_grad_(False).eval()
+    fold_batch_norms(network)
+    return network, mean, std, source
 
 
 def find_weights(name: str) -> Path | None:
