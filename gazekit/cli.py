@@ -355,11 +355,12 @@ def bench_attention(
     "--network", default="RN50-quickgelu", show_default=True, help="CLIP by open_clip's name, random weights."
 )
 @click.option("--device", default="cpu", show_default=True, help="Where it runs, e.g. cuda.")
-def bench_models(trials: int, iterations: int, length: int, network: str, device: str) -> None:
+@click.option("--compile", "compiled", is_flag=True, help="Time the compiled network, too.")
+def bench_models(trials: int, iterations: int, length: int, network: str, device: str, compiled: bool) -> None:
     """Time NevaClip in lock-step beside the published loop over images, with one random CLIP."""
     from gazekit.models.bench import bench_nevaclip
 
-    bench_nevaclip(click.echo, trials, iterations, length, network, device)
+    bench_nevaclip(click.echo, trials, iterations, length, network, device, compiled)
 
 
 @bench.command("search")

@@ -63,6 +63,47 @@ def score_panel(summary: pd.DataFrame, metric: str, roles: Mapping[str, str], no
     return figure
 
 
+def length_panel(
+    summary: pd.DataFrame, metric_of_length: Mapping[int, str], roles: Mapping[str, str], note: str = ""
+) -> Figure:
+    """One score by how many fixations of a scanpath are compared: means with intervals, models side by side.
+
+    Args:
+        summary: As :func:`gazekit.evaluation.summarize` returns it.
+        metric_of_length: Number of fixations -> the score's metric.
+        roles: Model -> ``model``, ``control`` or ``ceiling``.
+        note: Printed in red; SIMULATED, where it is.
+    """
+    lengths = sorted(metric_of_length)
+    info, colors = score_column(metric_of_length[lengths[0]].partition(".")[0]), model_colors(roles)
+    figure = Figure(figsize=(4.0, 3.2 + 0.11 * len(roles)), layout="constrained")
+    axis = figure.subplots()
+    # Controls share a color, and a palette comes round after six.
+    dashes = {role: iter(("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1))) * len(roles)) for role in ("control", "model")}
+    n_solid = len(MODEL_COLORS)
+    for place, (name, role) in enumerate(roles.items()):
+        rows = summary[summary["model"] == name].set_index("metric").loc[[metric_of_length[n] for n in lengths]]
+        mean, low, high = (rows[key].to_numpy(float) for key in ("mean", "low", "high"))
+        if not np.isfinite(mean).any():
+            continue
+        solid = role == "ceiling" or (role == "model" and n_solid > 0)
+        n_solid -= role == "model"
+        # Side by side, so that no interval hides another.
+        at = np.array(lengths) + 0.6 * ((place + 0.5) / len(roles) - 0.5)
+        axis.plot(at, mean, "o", ls="-" if solid else next(dashes[role]), color=colors[name], ms=3, lw=1.2, label=name)
+        axis.vlines(at, low, high, color=colors[name], lw=1.2)
+    title = f"{info.titled} by length, {info.advice}"
+    axis.set_title(title, fontsize=10 if len(title) < 38 else 8, loc="left")
+    axis.set_xlabel("fixations compared", fontsize=10)
+    axis.set_xticks(lengths)
+    figure.legend(fontsize=8, frameon=False, ncols=2, loc="outside lower left", handlelength=2.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8.5)
+    axis.grid(axis="y", lw=0.3)
+    _stamp(figure, note)
+    return figure
+
+
 def curve_panel(curves: Mapping[str, NDArray[np.float64]], colors: Mapping[str, str], note: str = "") -> Figure:
     """Share of searches that have reached the target within 1, 2, ... fixations, the initial one included."""
     figure = Figure(figsize=(4.0, 3.2), layout="constrained")

@@ -84,6 +84,16 @@ class PathRules:
     cut_at_target: bool
     scores: Mapping[str, PathScore]
 
+    @property
+    def by_length(self) -> list[dict[int, str]]:
+        """Scores that differ in how many fixations they compare, from four such numbers on: number -> column."""
+        found: dict[tuple[str, ...], dict[int, str]] = {}
+        for name, score in self.scores.items():
+            if score.first is not None:
+                key = score.metric, score.reduce, score.positions, score.only
+                found.setdefault(key, {})[score.first] = name
+        return [columns for columns in found.values() if len(columns) >= 4]
+
 
 @dataclass(frozen=True)
 class SearchRules:

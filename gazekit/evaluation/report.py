@@ -41,12 +41,18 @@ def write_report(evaluation: Evaluation, path: Path, summary: pd.DataFrame | Non
     template = environment.from_string(
         files("gazekit.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
+    by_length = protocol.paths.by_length if protocol.paths else []
+    # One chart shows what would be as many as there are lengths.
+    alone = [metric for metric in metrics if not any(metric in columns.values() for columns in by_length)]
     html = template.render(
         record=record,
         note=note,
         roles=roles,
         score_svgs=[
-            figures.as_svg(figures.score_panel(summary, metric, roles, note and "SIMULATED")) for metric in metrics
+            figures.as_svg(figures.score_panel(summary, metric, roles, note and "SIMULATED")) for metric in alone
+        ],
+        length_svgs=[
+            figures.as_svg(figures.length_panel(summary, columns, roles, note and "SIMULATED")) for columns in by_length
         ],
         table=score_rows(summary, roles, metrics),
         metrics=[score_column(name) for name in metrics],
