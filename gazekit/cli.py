@@ -356,11 +356,14 @@ def bench_attention(
 )
 @click.option("--device", default="cpu", show_default=True, help="Where it runs, e.g. cuda.")
 @click.option("--compile", "compiled", is_flag=True, help="Time the compiled network, too.")
-def bench_models(trials: int, iterations: int, length: int, network: str, device: str, compiled: bool) -> None:
+@click.option("--processor-time", is_flag=True, help="Not the clock's, for a busy machine and one thread.")
+def bench_models(
+    trials: int, iterations: int, length: int, network: str, device: str, compiled: bool, processor_time: bool
+) -> None:
     """Time NevaClip in lock-step beside the published loop over images, with one random CLIP."""
     from gazekit.models.bench import bench_nevaclip
 
-    bench_nevaclip(click.echo, trials, iterations, length, network, device, compiled)
+    bench_nevaclip(click.echo, trials, iterations, length, network, device, compiled, processor_time)
 
 
 @bench.command("search")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,15 @@ class Clip(nn.Module):
     std: Tensor
 
     def __init__(
-        self, name: str, model: nn.Module, tokenizer: Any, size_px: int, context_length: int, mean: Sequence[float],
-        std: Sequence[float], source: WeightsSource,
+        self, name: str, model: nn.Module, get_tokenizer: Callable[[], Any], size_px: int, context_length: int,
+        mean: Sequence[float], std: Sequence[float], source: WeightsSource,
     ) -> None:  # fmt: skip
         super().__init__()
         self.name, self.size_px, self.context_length, self.source = name, size_px, context_length, source
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tokenizer = tokenizer
+        # Some tokenizers are downloaded; images are embedded without.
+        self._get_tokenizer = get_tokenizer
+        self._known_tokenizer: Any = None
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
@@ -61,9 +64,20 @@ class Clip(nn.Module):
         embedding: Tensor = self.model.encode_image(x)  # type: ignore[operator]
         return embedding
 
+    @property
+    def _tokenizer(self) -> Any:
+        if self._known_tokenizer is None:
+            self._known_tokenizer = self._get_tokenizer()
+        return self._known_tokenizer
+
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Tensor:
-        """Captions -> (len(captions), D) embeddings; one that is longer than the context is cut, with a warning."""
+        """Captions -> (len(captions), D) embeddings; one that is longer than the context is cut, with a warning.
+
+        Raises:
+            InputError: The tokenizer needs a package or a download that is not to be had.
+
+        """
         for caption in captions:
             n_tokens = self.count_tokens(caption)
             if n_tokens > self.context_length:
@@ -116,24 +130,44 @@ def create_clip(name: str | dict[str, Any] = "RN50-quickgelu", weights: str | Pa
     try:
         with _quiet():
             model = open_clip.create_model(name, pretrained=download, require_pretrained=download is not None)
-            tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # hub clients raise their own families of network errors
-        what = "weights" if download else "tokenizer"
+        if download is None:
+            raise InputError(
+                f"CLIP {name!r}: open_clip could not build it ({' '.join(f'{error}'.split())[:120]}); install what it "
+                "needs, or take another, such as 'RN50-quickgelu'"
+            ) from error
         raise InputError(
-            f"CLIP {name!r}: open_clip could not get its {what} ({type(error).__name__}); connect to the network, put "
+            f"CLIP {name!r}: open_clip could not get its weights ({type(error).__name__}); connect to the network, put "
             f"{name}.safetensors into $GAZEKIT_WEIGHTS, give a file as weights, or null for random weights"
         ) from error
     state = read_state(file) if file else None
     source = _settle_weights(model, state, file, f"open_clip:{download}" if download else None)
     config = open_clip.get_model_config(name)
     assert config is not None
-    preprocess = getattr(model.visual, "preprocess_cfg", None) or {}
-    mean, std = preprocess.get("mean", _OPENAI_MEAN), preprocess.get("std", _OPENAI_STD)
-    if tag is not None:
-        about = open_clip.get_pretrained_cfg(name, tag)
-        mean, std = about.get("mean", mean), about.get("std", std)
+    # A file does not say how images were normalised, but all weights of a family were trained alike.
+    tags = [tag] if tag is not None else open_clip.list_pretrained_tags_by_model(name)
+    about = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
+    mean, std = about.get("mean", _OPENAI_MEAN), about.get("std", _OPENAI_STD)
     size, length = _side(model), int(config["text_cfg"].get("context_length", 77))
-    return Clip(name, model, tokenizer, size, length, mean, std, source)
+    return Clip(name, model, partial(_tokenizer_of, name), size, length, mean, std, source)
+
+
+def _tokenizer_of(name: str) -> Any:
+    import open_clip
+
+    instead = "leave the captions out, or take a CLIP whose tokenizer comes with open_clip, such as 'RN50-quickgelu'"
+    try:
+        with _quiet():
+            return open_clip.get_tokenizer(name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"CLIP {name!r}: its tokenizer needs {error.name}; pip install {error.name}, {instead}"
+        ) from error
+    except Exception as error:  # as for the weights
+        raise InputError(
+            f"CLIP {name!r}: open_clip could not get its tokenizer ({type(error).__name__}); connect to the network, "
+            f"{instead}"
+        ) from error
 
 
 def _custom(config: dict[str, Any], weights: str | Path | None) -> Clip:
@@ -148,9 +182,9 @@ def _custom(config: dict[str, Any], weights: str | Path | None) -> Clip:
     except (TypeError, KeyError, AssertionError) as error:
         raise InputError(f"CLIP: not a configuration that open_clip knows ({error})") from error
     length = int(config["text_cfg"].get("context_length", 77))
-    tokenizer = open_clip.SimpleTokenizer(context_length=length)
+    get_tokenizer = partial(open_clip.SimpleTokenizer, context_length=length)
     source = _settle_weights(model, read_state(file) if file else None, file, None)
-    return Clip("custom", model, tokenizer, _side(model), length, _OPENAI_MEAN, _OPENAI_STD, source)
+    return Clip("custom", model, get_tokenizer, _side(model), length, _OPENAI_MEAN, _OPENAI_STD, source)
 
 
 def _find(name: str, weights: str | Path | None) -> tuple[Path | None, str | None]:

@@ -68,6 +68,7 @@ def published_loop(
 def bench_nevaclip(
     say: Callable[[str], None], trials: int = 16, iterations: int = 20, length: int = 2,
     network: str | dict[str, Any] = "RN50-quickgelu", device: str = "cpu", compiled: bool = False,
+    processor_time: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """Seconds per scanpath of each way to search, on pictures of random blobs; all in one run with one network.
 
@@ -79,6 +80,8 @@ def bench_nevaclip(
         network: open_clip's name; weights are random.
         device: Where it runs.
         compiled: Time the compiled network, too; compiling it is not counted.
+        processor_time: Count the time in which the processor's cores worked for this process, all together: with one
+            thread, other programs on the machine change it little.
 
     """
     search = {"iterations": iterations, "step": _STEP}
@@ -98,7 +101,7 @@ def bench_nevaclip(
     def synchronized() -> float:
         if device.startswith("cuda"):
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return time.process_time() if processor_time else time.perf_counter()
 
     def timed(run: Callable[[], object]) -> float:
         start = synchronized()
@@ -152,6 +155,7 @@ def bench_nevaclip(
             same, apart = agreement(model, ways[name], batch)
             say(f"{name}: {same:.4f} of the gradients' signs as in float32, losses differ by at most {apart:.1e}")
     where = torch.cuda.get_device_name(0) if device.startswith("cuda") else f"{torch.get_num_threads()} threads, no GPU"
+    where += ", processor time" if processor_time else ""
     say(
         f"{network}, random weights, {trials} trials, {length} fixations of {iterations} positions; {where}, torch "
         f"{torch.__version__}, commit {git_commit() or 'unknown'}"

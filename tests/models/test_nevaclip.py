@@ -1,6 +1,8 @@
 """NeVA and NevaClip as models: what guides them, frames, checkpoints, and what a user is told."""
 
+import importlib.util
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,7 @@ from gazekit import InputError
 from gazekit.backbones.clip import create_clip
 from gazekit.batch import TrialBatch
 from gazekit.models import create_model, load_model
-from gazekit.models.fovea_tasks import Classification, FoveaTask, Reconstruction
+from gazekit.models.fovea_tasks import Classification, FoveaTask, Reconstruction, Similarity
 from gazekit.models.neva import PUBLISHED, Neva
 from gazekit.models.square_frame import SquareFrame
 
@@ -45,6 +47,44 @@ def nevaclip(**kwargs):
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+# Arithmetic
+
+
+def small_task():
+    torch.manual_seed(1)
+    layers = (nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.Tanh(), nn.AvgPool2d(3))
+    return Similarity(nn.Sequential(*layers, nn.Flatten()), 32)
+
+
+def found_by(task, search, **options):
+    model = Neva(task=task, fovea={**FOVEA, "retention": 0.5}, search=search, **options)
+    return model.explore(batch_of(3), 2, 3, generator())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler is here")
+def test_a_compiled_network_finds_the_same():
+    """The same losses up to rounding, and so the same fixations: those of a step's sign do not move by a rounding."""
+    # With jitter and the last step counted, every position has its gradient: one graph is compiled, which takes long.
+    search = {"iterations": 8, "restart": "jitter", "best": "after_step"}
+    plain, compiled = found_by(small_task(), search), found_by(small_task(), search, compile=True)
+    torch.testing.assert_close(compiled.trace, plain.trace, rtol=0, atol=1e-5)
+    torch.testing.assert_close(compiled.p, plain.p, rtol=0, atol=1e-6)
+    assert (compiled.n_forward, compiled.n_gradient) == (plain.n_forward, plain.n_gradient)
+
+
+def test_a_network_in_bfloat16_finds_nearly_the_same():
+    """Three digits of each loss; where two positions are as good as each other, it may take the other one."""
+    search = {"iterations": 8}
+    plain, low = found_by(small_task(), search), found_by(small_task(), search, dtype="bfloat16")
+    first = low.trace[:, 0, 0], plain.trace[:, 0, 0]
+    assert 0.0 < (first[0] - first[1]).abs().max() < 0.01
+    # What it finds is as good in full precision; the distance from the best to the worst position is many times that.
+    assert (low.loss - plain.loss).abs().max() < 0.1 * (plain.trace.max() - plain.trace.min())
+    same = (low.p - plain.p).abs().amax(-1) < 1e-3
+    assert same.float().mean() > 0.5
 
 
 # What guides it
@@ -168,6 +208,57 @@ def test_what_clip_cannot_be(name, weights, match):
     with pytest.raises(InputError, match=match) as caught:
         create_clip(name, weights)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16", "RN50-quickgelu", "ViT-B-16-SigLIP"])
+def test_towers_of_open_clip(name):
+    """Each is built with random weights offline, embeds images, gives them gradients, and searches."""
+    model = create_model("nevaclip", clip=name, weights=None, search={"iterations": 2})
+    assert model.clip.size_px == 224
+    assert not any(module.training for module in model.modules())
+    siglip = "SigLIP" in name
+    # Its pictures go from -1 to 1; the others have OpenAI's mean and SD.
+    assert model.clip.mean.flatten()[0].item() == pytest.approx(0.5 if siglip else 0.48145466)
+    found = model.explore(batch_of(1), 1, 1, generator())
+    assert found.loss.isfinite().all()
+    assert found.p.abs().max() <= 1.0
+    image = torch.rand(1, 3, 224, 224, requires_grad=True)
+    with torch.enable_grad():
+        loss = model.task.loss(image, model.task.target(torch.rand(1, 3, 224, 224)))
+        (slope,) = torch.autograd.grad(loss.sum(), image)
+    assert slope.isfinite().all()
+    assert slope.abs().max() > 0
+    if siglip and not importlib.util.find_spec("transformers"):
+        with pytest.raises(InputError, match=r"^CLIP 'ViT-B-16-SigLIP': its tokenizer needs transformers; [^\n]*$"):
+            model.embed(["two dogs"])
+        pytest.skip("images only: SigLIP's tokenizer needs the package transformers and a download")
+    text = model.embed(["two dogs"])
+    assert text.shape == (1, model.task.target(image.detach()).shape[1])
+
+
+def test_a_tokenizer_that_is_not_to_be_had(monkeypatch):
+    import open_clip
+
+    clip = create_clip("ViT-S-32-alt", None)
+    for raised, match in (
+        (
+            ModuleNotFoundError("no", name="transformers"),
+            r"its tokenizer needs transformers; pip install transformers, ",
+        ),
+        (OSError("no network"), r"open_clip could not get its tokenizer \(OSError\); connect to the network, leave"),
+    ):
+
+        def fail(name, raised=raised):
+            raise raised
+
+        monkeypatch.setattr(open_clip, "get_tokenizer", fail)
+        with pytest.raises(InputError, match=match):
+            clip.encode_text(["two dogs"])
+    # Images need none, and it is there as soon as it can be had.
+    assert clip(torch.rand(1, 3, 224, 224)).isfinite().all()
+    monkeypatch.undo()
+    assert clip.encode_text(["two dogs"]).isfinite().all()
 
 
 def test_weights_from_a_file(tmp_path, monkeypatch):
