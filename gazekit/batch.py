@@ -55,6 +55,60 @@ class SearchTask:
 
 
 @dataclass(frozen=True)
+class ObjectLayout:
+    """The objects on each of S stimuli; padding is on the right and marked by `there`.
+
+    Args:
+        box_px: (S, N, 4) float left, top, right, bottom, half-open; 0 in the padding.
+        place: (S, N, 2) long row and column of the object among the others.
+        there: (S, N) bool, False where a stimulus has fewer objects.
+
+    """
+
+    box_px: Tensor
+    place: Tensor
+    there: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ObjectLayout:
+        """The same objects on `device`."""
+        return ObjectLayout(*(t.to(device, non_blocking=non_blocking) for t in (self.box_px, self.place, self.there)))
+
+    def pick(self, rows: slice | Tensor | list[int]) -> ObjectLayout:
+        """The objects of these stimuli."""
+        return ObjectLayout(self.box_px[rows], self.place[rows], self.there[rows])
+
+    @property
+    def center_px(self) -> Tensor:
+        """(S, N, 2) middles of the boxes."""
+        return (self.box_px[..., :2] + self.box_px[..., 2:]) / 2
+
+    def under(self, xy_px: Tensor, stimulus: Tensor) -> Tensor:
+        """(B, T, 2) positions on (B,) stimuli -> (B, T) long object under each.
+
+        The first box that holds it; between boxes, and outside, the one with the nearest center.
+        """
+        left, top, right, bottom = self.box_px[stimulus][:, None].unbind(-1)
+        there = self.there[stimulus][:, None]
+        x, y = xy_px[:, :, None].unbind(-1)
+        inside = (left <= x) & (x < right) & (top <= y) & (y < bottom) & there
+        sq_dist = (xy_px[:, :, None] - self.center_px[stimulus][:, None]).square().sum(-1)
+        nearest = sq_dist.masked_fill(~there, torch.inf).argmin(-1)
+        # argmax of equal numbers need not give the first; of falling ones it does.
+        rank = torch.arange(inside.shape[-1], 0, -1, device=inside.device)
+        return torch.where(inside.any(-1), (inside * rank).argmax(-1), nearest)
+
+    @classmethod
+    def grid(cls, size_wh_px: tuple[int, int], columns: int, rows: int) -> ObjectLayout:
+        """One stimulus, divided into `columns` x `rows` equal cells, row by row."""
+        row, column = (i.flatten() for i in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"))
+        low = torch.stack([column, row], -1)
+        step = torch.tensor([size_wh_px[0] / columns, size_wh_px[1] / rows])
+        box = torch.cat([low * step, (low + 1) * step], -1)
+        place = torch.stack([row, column], -1)
+        return cls(box[None], place[None], torch.ones(1, len(box), dtype=torch.bool))
+
+
+@dataclass(frozen=True)
 class TrialBatch:
     """B trials on S distinct stimuli of one size; padding is on the right and marked by `valid`.
 
@@ -74,6 +128,7 @@ class TrialBatch:
         valid: (B, T) bool, False where the scanpath is padding.
         search: What was searched for, or None in free viewing.
         caption: B texts that the subjects wrote, or None.
+        objects: What there is to look at on each of the S stimuli, or None.
 
     """
 
@@ -90,6 +145,7 @@ class TrialBatch:
     valid: Tensor
     search: SearchTask | None = None
     caption: tuple[str, ...] | None = None
+    objects: ObjectLayout | None = None
 
     def __len__(self) -> int:
         return len(self.subject)
@@ -109,7 +165,8 @@ class TrialBatch:
         image = None if self.image is None else move(self.image)
         features = None if self.features is None else tuple(move(f) for f in self.features)
         search = None if self.search is None else self.search.to(device, non_blocking)
-        return replace(self, image=image, features=features, search=search, **moved)
+        objects = None if self.objects is None else self.objects.to(device, non_blocking)
+        return replace(self, image=image, features=features, search=search, objects=objects, **moved)
 
     def pin_memory(self) -> TrialBatch:
         image = None if self.image is None else self.image.pin_memory()
@@ -150,6 +207,7 @@ class TrialBatch:
             stimulus=self.stimulus[pick],
             image=None if self.image is None else self.image[pick],
             features=None if self.features is None else tuple(f[pick] for f in self.features),
+            objects=None if self.objects is None else self.objects.pick(pick),
             stimulus_of_trial=self.stimulus_of_trial.new_zeros(1),
         )
 

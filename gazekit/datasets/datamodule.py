@@ -1,12 +1,13 @@
 """The Lightning DataModules: stimuli with all their trials, decoded in workers, in batches of one size.
 
-One for free viewing, one for target search and one for captioned viewing. They differ in what a
+One for free viewing, one for target search, one for search among objects and one for captioned viewing. They differ in what a
 batch carries beside the scanpaths; splits, order and sharing among processes are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +20,14 @@ from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from gazekit.batch import SearchTask, TrialBatch
+from gazekit.batch import ObjectLayout, SearchTask, TrialBatch
 from gazekit.datasets import load
 from gazekit.datasets.captions import with_captions_of
 from gazekit.datasets.dataset import GazeDataset
 from gazekit.datasets.features import FeatureCache, read_features
 from gazekit.datasets.image_cache import ImageCache
 from gazekit.datasets.images import read_image, to_tensor
+from gazekit.datasets.objects import grid_of_objects, layout_of_objects, without_long_trials
 from gazekit.errors import InputError
 from gazekit.tables import TARGET_BOX
 
@@ -55,9 +57,10 @@ class StimulusItems(Dataset[_Item]):
         with_search: Serve what was searched for, as :class:`~gazekit.batch.SearchTask`.
         with_captions: Serve what the subjects wrote.
         template_size_wh_px: Size of the target images; None is their own, scaled as the stimuli are; it must be one.
+        with_objects: Serve the boxes of objects, as :class:`~gazekit.batch.ObjectLayout`.
 
     Raises:
-        InputError: The dataset has no targets or no captions to serve, or an image is not in this copy.
+        InputError: The dataset has no targets, objects or captions to serve, or an image is not in this copy.
 
     """
 
@@ -71,6 +74,7 @@ class StimulusItems(Dataset[_Item]):
         with_search: bool = False,
         with_captions: bool = False,
         template_size_wh_px: tuple[int, int] | None = None,
+        with_objects: bool = False,
     ) -> None:
         self.data, self.decode, self.images = data, decode, images
         self.with_search, self.with_captions = with_search, with_captions
@@ -78,6 +82,10 @@ class StimulusItems(Dataset[_Item]):
         for wanted, column in ((with_search, "target"), (with_captions, "caption")):
             if wanted and column not in data.trials:
                 raise InputError(f"{data.name}: the trials have no {column}; use a data module for another task")
+        if with_objects and data.objects is None:
+            raise InputError(f"{data.name}: there are no boxes of objects; give a grid with data.grid: [columns, rows]")
+        boxes = data.objects if with_objects and data.objects is not None else None
+        self._objects = None if boxes is None else dict(iter(boxes.groupby("stimulus", sort=False)))
         self._trial_table = data.trials.set_index("trial")
         self.size_wh_px = size_wh_px
         self.names = data.stimuli["stimulus"].tolist()
@@ -160,6 +168,7 @@ class StimulusItems(Dataset[_Item]):
             valid=_stack([item.valid for item in items], longest),
             search=self._search(rows) if self.with_search and rows is not None else None,
             caption=tuple(rows["caption"]) if self.with_captions and rows is not None else None,
+            objects=self._layout([item.stimulus for item in items]),
         )
 
     def _template(self, path: str, scale: np.ndarray) -> Tensor:
@@ -169,6 +178,15 @@ class StimulusItems(Dataset[_Item]):
             return image
         height, width = image.shape[-2:]
         return self._image(path, (max(1, round(width * scale[0])), max(1, round(height * scale[1]))))
+
+    def _layout(self, names: list[str]) -> ObjectLayout | None:
+        """The objects on these stimuli, in the frame in which they are served."""
+        if self._objects is None:
+            return None
+        if missing := [name for name in names if name not in self._objects]:
+            raise InputError(f"{self.data.name}: no objects on stimulus {missing[0]!r}")
+        scales = [self._scale(self.row_of[name]) for name in names]
+        return layout_of_objects([self._objects[name] for name in names], scales)
 
     def _search(self, rows: pd.DataFrame) -> SearchTask:
         """What the trials of these rows of the trial table looked for, in the frame in which they are served."""
@@ -408,3 +426,43 @@ class CaptionDataModule(ScanpathDataModule):
 
     def _serves(self) -> Mapping[str, Any]:
         return {"with_captions": True}
+
+
+class ObjectDataModule(SearchDataModule):
+    """Search among discrete objects: batches also hold the boxes of what there is to look at.
+
+    Pictures are read only where a model wants them: without, objects are known by their places alone.
+
+    Args:
+        pictures: Read the pictures of the stimuli.
+        grid: (columns, rows) of equal cells that stand for objects; None takes the boxes of the dataset.
+        longest_sd: Leave out trials whose number of fixations is further than so many SDs from the mean, as published
+            with 3; None keeps all.
+        kwargs: As :class:`SearchDataModule`. Splits are by stimulus unless ``split`` says otherwise; the published one
+            is by trial, ``{by: trial, seed: 0, val: 0.1, test: 0.1}``, and puts one picture into training and test.
+
+    """
+
+    def __init__(
+        self,
+        pictures: bool = False,
+        grid: tuple[int, int] | None = None,
+        longest_sd: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.save_hyperparameters()
+        self.pictures, self.grid, self.longest_sd = pictures, grid, longest_sd
+
+    @property
+    def data(self) -> GazeDataset:
+        """The whole dataset, without trials that are left out, read once."""
+        if self._data is None:
+            data = super().data
+            if self.grid is not None:
+                data = replace(data, objects=grid_of_objects(data.stimuli, *self.grid))
+            self._data = data if self.longest_sd is None else without_long_trials(data, self.longest_sd)
+        return self._data
+
+    def _serves(self) -> Mapping[str, Any]:
+        return {**super()._serves(), "with_objects": True, "decode": self.pictures}

@@ -33,6 +33,8 @@ class GazeModel(L.LightningModule):
         zero_shot: The model needs neither training nor fitting and can be evaluated by its name.
         deterministic: The model makes one scanpath for a stimulus, whatever the generator.
         uses_image: The model looks at the picture; without one in the copy of the data it cannot be scored.
+        ends_itself: A scanpath ends where the model ends it; the length that it is asked for is only a limit.
+        scored_on_objects: Training scores its paths over objects rather than its density over pixels.
 
     """
 
@@ -40,7 +42,9 @@ class GazeModel(L.LightningModule):
     fits_fixations: ClassVar[bool] = False
     zero_shot: ClassVar[bool] = False
     deterministic: ClassVar[bool] = False
-    uses_image: ClassVar[bool] = True
+    uses_image: bool = True
+    ends_itself: ClassVar[bool] = False
+    scored_on_objects: ClassVar[bool] = False
     # Scanpaths that `gazekit predict` draws per stimulus, and their length.
     predict_paths: int = 10
     predict_length: int = 8
