@@ -83,7 +83,7 @@ class StimulusItems(Dataset[_Item]):
             if wanted and column not in data.trials:
                 raise InputError(f"{data.name}: the trials have no {column}; use a data module for another task")
         if with_objects and data.objects is None:
-            raise InputError(f"{data.name}: there are no boxes of objects; give a grid with data.grid: [columns, rows]")
+            raise InputError(f"{data.name}: there are no boxes of objects; give equal cells with data.cells: [columns, rows]")
         boxes = data.objects if with_objects and data.objects is not None else None
         self._objects = None if boxes is None else dict(iter(boxes.groupby("stimulus", sort=False)))
         self._trial_table = data.trials.set_index("trial")
@@ -435,7 +435,7 @@ class ObjectDataModule(SearchDataModule):
 
     Args:
         pictures: Read the pictures of the stimuli.
-        grid: (columns, rows) of equal cells that stand for objects; None takes the boxes of the dataset.
+        cells: (columns, rows) of equal cells that stand for objects; None takes the boxes of the dataset.
         longest_sd: Leave out trials whose number of fixations is further than so many SDs from the mean, as published
             with 3; None keeps all.
         kwargs: As :class:`SearchDataModule`. Splits are by stimulus unless ``split`` says otherwise; the published one
@@ -446,21 +446,21 @@ class ObjectDataModule(SearchDataModule):
     def __init__(
         self,
         pictures: bool = False,
-        grid: tuple[int, int] | None = None,
+        cells: tuple[int, int] | None = None,
         longest_sd: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.save_hyperparameters()
-        self.pictures, self.grid, self.longest_sd = pictures, grid, longest_sd
+        self.pictures, self.cells, self.longest_sd = pictures, cells, longest_sd
 
     @property
     def data(self) -> GazeDataset:
         """The whole dataset, without trials that are left out, read once."""
         if self._data is None:
             data = super().data
-            if self.grid is not None:
-                data = replace(data, objects=grid_of_objects(data.stimuli, *self.grid))
+            if self.cells is not None:
+                data = replace(data, objects=grid_of_objects(data.stimuli, *self.cells))
             self._data = data if self.longest_sd is None else without_long_trials(data, self.longest_sd)
         return self._data
 

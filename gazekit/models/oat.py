@@ -80,6 +80,8 @@ class Oat(GazeModel):
         weights: Of the backbone; see :func:`~gazekit.backbones.create_backbone`.
         lr: Of Adam, constant.
         longest: Most fixations of a scanpath; None takes the longest of the training set.
+        validation_paths: Sampled per layout, from which validation measures behavior; 0 takes the most probable path,
+            as published.
         seed: Of dropout.
 
     """
@@ -109,6 +111,7 @@ class Oat(GazeModel):
         weights: str | None = "pretrained",
         lr: float = 1e-4,
         longest: int | None = None,
+        validation_paths: int = 20,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytorch_lightning as L
@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.density import exp_shared, uniform_log_density
+from gazekit.errors import InputError
 from gazekit.files import written_aside
 from gazekit.metrics import AUC, NSS, ConditionalAUC, ConditionalInformationGain, ConditionalNSS, InformationGain
 from gazekit.models import GazeModel
@@ -58,6 +59,10 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         assert isinstance(pl_module, GazeModel)
+        # ``last.ckpt`` goes on from where training was; what is published is the best of it.
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, KeepBest):
+                callback.restore(pl_module)
         assert self.dirpath is not None
         final = Path(self.dirpath) / f"{model_name(pl_module)}.ckpt"
         trainer.save_checkpoint(final, weights_only=True)
@@ -65,10 +70,73 @@ class RunCheckpoint(ModelCheckpoint):
             print(f"checkpoint: {final}", flush=True)
 
 
+class KeepBest(Callback):
+    """Ends training when a validation score has not improved for a while, and gives back the best weights.
+
+    Both survive a kill: they are in ``last.ckpt``.
+
+    Args:
+        monitor: Name of the score, such as ``val/object_delta``.
+        mode: ``min`` or ``max``, which is better.
+        patience: Validations without improvement after which training ends.
+
+    """
+
+    def __init__(self, monitor: str, mode: Literal["min", "max"] = "min", patience: int = 30) -> None:
+        if mode not in ("min", "max"):
+            raise InputError(f"KeepBest: mode is {mode!r}, expected 'min' or 'max'")
+        self.monitor, self.mode, self.patience = monitor, mode, patience
+        self.best: float | None = None
+        self.epoch, self.waited = -1, 0
+        self.weights: dict[str, Any] = {}
+
+    @property
+    def state_key(self) -> str:
+        return f"KeepBest/{self.monitor}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "epoch": self.epoch, "waited": self.waited, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        self.waited, self.weights = state_dict["waited"], state_dict["weights"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Killed between its last epoch and its end, a run has nothing left to train.
+        if self.waited >= self.patience:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
+            return
+        if self.monitor not in trainer.callback_metrics:
+            raise InputError(
+                f"KeepBest: no score {self.monitor!r}; validation gives "
+                f"{sorted(name for name in trainer.callback_metrics if name.startswith('val/'))}"
+            )
+        score = float(trainer.callback_metrics[self.monitor])
+        sign = 1.0 if self.mode == "min" else -1.0
+        # A score that is not a number is no improvement.
+        if self.best is None and score == score or self.best is not None and sign * score < sign * self.best:
+            self.best, self.epoch, self.waited = score, trainer.current_epoch, 0
+            self.weights = {k: v.detach().cpu().clone() for k, v in pl_module.state_dict().items()}
+        else:
+            self.waited += 1
+            if self.waited >= self.patience:
+                trainer.should_stop = True
+
+    def restore(self, pl_module: L.LightningModule) -> None:
+        """Put the best weights into the model; without a validation there are none, and it stays as it is."""
+        if self.weights:
+            pl_module.load_state_dict(self.weights)
+            print(f"best {self.monitor}: {self.best:.4f}, in epoch {self.epoch}", flush=True)
+
+
 class ScoreFixations(Callback):
     """NSS, AUC and gain over a uniform density (bits) on validation and test images, at full size.
 
-    A scanpath model is scored before each fixation, given the person's fixations so far.
+    A scanpath model is scored before each fixation, given the person's fixations so far. A model of looks at objects
+    is left to :class:`~gazekit.training.object_scores.ScoreObjects`.
     """
 
     def __init__(self) -> None:
@@ -76,6 +144,9 @@ class ScoreFixations(Callback):
 
     def _start(self, pl_module: L.LightningModule) -> None:
         scanpath = isinstance(pl_module, GazeModel) and pl_module.is_scanpath()
+        if isinstance(pl_module, GazeModel) and pl_module.scored_on_objects:
+            self._metrics = {}
+            return
         chosen: dict[str, Metric] = (
             {"cnss": ConditionalNSS(), "cauc": ConditionalAUC(), "cig_uniform": ConditionalInformationGain()}
             if scanpath
@@ -84,6 +155,8 @@ class ScoreFixations(Callback):
         self._metrics = {name: metric.to(pl_module.device) for name, metric in chosen.items()}
 
     def _update(self, model: GazeModel, batch: TrialBatch) -> None:
+        if not self._metrics:
+            return
         scored = model.scored(batch)
         width, height = batch.size_wh_px
         base = torch.tensor(uniform_log_density(batch.size_wh_px), device=batch.device)

@@ -24,6 +24,7 @@ from gazekit.models.registry import model_name, read_checkpoint
 from gazekit.provenance import git_commit
 from gazekit.training.callbacks import AtomicCheckpointIO, RunCheckpoint, ScanpathWriter, ScoreFixations
 from gazekit.training.features import cache_features
+from gazekit.training.object_scores import ScoreObjects
 from gazekit.training.recipe import lightning_arguments
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -40,11 +41,11 @@ class GazeCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         # A wrong name or a missing folder is said before weights are downloaded.
-        Card.read(self._get(self.config, "data.dataset"))
+        Card.read(self._get(self.config, "data.init_args.dataset"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = Path(self._get(self.config_init, "trainer.default_root_dir") or "runs")
-        extra = [RunCheckpoint(folder), ScoreFixations()]
+        extra = [RunCheckpoint(folder), ScoreFixations(), ScoreObjects()]
         if self.subcommand == "predict":
             self._writer = ScanpathWriter(folder, self._get(self.config, "predict")["name"], self._depends_on())
             extra.append(self._writer)
@@ -132,6 +133,7 @@ def run(subcommand: str, arguments: list[str]) -> None:
                     GazeModel,
                     ScanpathDataModule,
                     subclass_mode_model=True,
+                    subclass_mode_data=True,
                     save_config_callback=SaveConfigCallback,
                     save_config_kwargs={"overwrite": True},
                     parser_kwargs={"exit_on_error": False},
