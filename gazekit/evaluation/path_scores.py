@@ -221,6 +221,9 @@ class PathScorer:
         lengths = in_path.groupby("trial").size().reindex(trials["trial"], fill_value=0)
         paths = protocol.paths
         median = int(lengths.median()) if len(lengths) else 0
+        every = table[table["in_path"]].groupby("trial").size()
+        # For models that end by themselves, where no search has a limit: nobody, of any split, looked longer.
+        self.longest = max(1, int(every.max())) if len(every) and protocol.search is None else 1
         self.length = max(1, median if paths is None or paths.length == "median" else int(paths.length))
         self._check_needs(trials)
 

@@ -22,6 +22,7 @@ import gazekit
 from gazekit.batch import TrialBatch
 from gazekit.datasets import GazeDataset, load
 from gazekit.datasets.datamodule import StimulusItems
+from gazekit.datasets.objects import grid_of_objects
 from gazekit.datasets.split import check_split_name
 from gazekit.density import exp_shared, fixation_density
 from gazekit.errors import InputError
@@ -143,11 +144,17 @@ def evaluate(
     scorer = None
     if protocol.paths or protocol.search or protocol.objects:
         scorer = PathScorer(protocol, table, scored.trials, data.stimuli, data.objects)
+    served = replace(scored, fixations=_of(table, scored))
+    if protocol.objects is not None and protocol.objects.grid is not None:
+        served = replace(served, objects=grid_of_objects(served.stimuli, *protocol.objects.grid))
     items = StimulusItems(
-        replace(scored, fixations=_of(table, scored)),
+        served,
         _grid(protocol),
         decode=any(c.uses_image for c in contestants),
-        with_search=protocol.by_target or (protocol.first_fixation == "design" and "target" in data.trials),
+        # Models of looks at objects are told where objects are, and which of them is searched for.
+        with_search=protocol.by_target
+        or ((protocol.first_fixation == "design" or protocol.objects is not None) and "target" in data.trials),
+        with_objects=protocol.objects is not None,
     )
     judge = _Judge(
         protocol, items, scorer, ShuffledFixations(table, data),
@@ -157,7 +164,7 @@ def evaluate(
     parts_folder = out / "parts"
     common = {
         "protocol": protocol.as_dict(), "data": whole.fingerprint(), "code": source_digest(), "device": device,
-        "length": None if scorer is None else scorer.length,
+        "length": None if scorer is None else (scorer.length, scorer.longest),
     }  # fmt: skip
     trials_of = {name: part.tolist() for name, part in scored.trials.groupby("stimulus")["trial"]}
     scores, samples, live = [], [], set()
@@ -538,7 +545,8 @@ class _Judge:
         if self.scorer is None:
             length = max(1, int(batch.valid.sum(1).float().median()))
         else:
-            length = max(1, question.length - int(self.protocol.start_is_given))
+            asked = max(self.scorer.longest, question.length) if model.ends_itself else question.length
+            length = max(1, asked - int(self.protocol.start_is_given))
         # Of a model of scanpaths the first fixation is the initial one; where it is not the model's, one more is made.
         extra = int(self.scorer is not None and self.protocol.first_fixation != "keep" and model.is_scanpath())
         made = model.sample(one, rules["per_stimulus"], length + extra, generator)

@@ -33,6 +33,11 @@ MODELS = Registry(
         "pixel_match": "gazekit.models.search_controls:PixelMatch",
         "center_search": "gazekit.models.search_controls:CenterSearch",
         "saliency_search": "gazekit.models.search_controls:SaliencySearch",
+        "object_random": "gazekit.models.object_controls:ObjectRandom",
+        "object_center": "gazekit.models.object_controls:ObjectCenter",
+        "object_near_target": "gazekit.models.object_controls:ObjectNearTarget",
+        "object_similar": "gazekit.models.object_controls:ObjectSimilar",
+        "object_salient": "gazekit.models.object_controls:ObjectSalient",
     },
 )
 
