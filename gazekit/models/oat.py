@@ -54,8 +54,9 @@ class _Scene:
 class Oat(GazeModel):
     """Probabilities of the next object given target and history; samples scanpaths that end by themselves.
 
-    Each decoder token says whether the object is the target, as published: a searcher knows the target when it looks
-    at it. Where the target lies before that is a setting of its own, see `target_position`.
+    What is known of the target is a setting. Its appearance, where there are pictures; where it lies, before anybody
+    has looked (`target_position`, as published); and that it is the target, once it is looked at (`target_flag`, as
+    published).
 
     Args:
         width: Of tokens; half of it is appearance, half position. 512 as published.
@@ -68,6 +69,8 @@ class Oat(GazeModel):
             layouts are alike; ``none``: all look the same, so that position and target alone count.
         target_position: The target's token tells where the target is, as published. Otherwise it has no position (nor,
             with ``id``, its number), so that the search is one.
+        target_flag: The token of a fixation tells whether its object is the target. Without, and without pictures and
+            `target_position`, the model knows nothing of the target.
         special: Appearance of the beginning: ``learned``, or as published that of an image of ``ones``.
         pixel_scale: Of crops. ``unit``: RGB in [0, 1]; as published ``bgr255`` (blue first, 0 to 255) for the covers,
             ``minmax`` (each crop from 0 to 1) for the shelves.
@@ -100,6 +103,7 @@ class Oat(GazeModel):
         dropout: float = 0.1,
         appearance: Appearance = "cnn",
         target_position: bool = False,
+        target_flag: bool = True,
         special: Special = "learned",
         pixel_scale: PixelScale = "unit",
         gate: Gate | None = None,
@@ -128,7 +132,8 @@ class Oat(GazeModel):
         if special == "ones" and appearance != "cnn":
             raise InputError(f"oat: special 'ones' is an image for the cnn, and appearance is {appearance!r}")
         self.appearance, self.special, self.pixel_scale = appearance, special, pixel_scale
-        self.target_position, self.grid = target_position, (int(grid[0]), int(grid[1]))
+        self.target_position, self.target_flag = target_position, target_flag
+        self.grid = int(grid[0]), int(grid[1])
         self.crop_hw_px = int(crop_hw_px[0]), int(crop_hw_px[1])
         self.uses_image = appearance in ("cnn", "backbone")
         self.network = OatNetwork(width, n_heads, n_layers, hidden, dropout, n_places, gate=gate)
@@ -176,6 +181,7 @@ class Oat(GazeModel):
         about = {
             "appearance": self.appearance,
             "target_position": self.target_position,
+            "target_flag": self.target_flag,
             "train_dataset": self.train_dataset,
             "train_stimuli": self.train_stimuli,
         }
@@ -221,7 +227,7 @@ class Oat(GazeModel):
             ],
             1,
         )
-        is_target = torch.arange(n, device=batch.device) == target[:, None]
+        is_target = (torch.arange(n, device=batch.device) == target[:, None]) & self.target_flag
         looked = self.network.tokens(looks, place, is_target)
         # Paths begin in the middle of the arrangement.
         middle = (place.masked_fill(~there[..., None], 0).amax(1) + 1) // 2

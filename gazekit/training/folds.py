@@ -52,7 +52,8 @@ def cross_validate(
         if not done.exists():
             say(f"fold {fold + 1} of {folds}")
             common = [*arguments, "--trainer.default_root_dir", str(folder), "--data.split", json.dumps(rule)]
-            run("fit", [*common, "--ckpt_path", "last"])
+            begun = folder / "last.ckpt"
+            run("fit", [*common, *(["--ckpt_path", str(begun)] if begun.exists() else [])])
             made = [path for path in folder.glob("*.ckpt") if path.stem not in ("last", "epoch")]
             if len(made) != 1:
                 raise InputError(f"{folder}: expected the checkpoint of one model, found {sorted(map(str, made))}")
