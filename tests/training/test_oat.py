@@ -75,44 +75,46 @@ def test_it_learns_to_read(displays, tmp_path):
     assert path[0, 0][valid[0, 0]].tolist() == list(range(int(target) + 1))
 
 
-EPOCHS = 6
+EPOCHS = 8
+
+
+def begin(data: Path, out: Path, epochs: int, *more: str) -> subprocess.Popen[bytes]:
+    """A run of its own, on one thread: sums come in the same order each time."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "gazekit.cli", "fit", *words(data, out, epochs, *more)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")
 def whole(displays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of a few epochs."""
     folder = tmp_path_factory.mktemp("whole")
-    fit(displays, folder, EPOCHS)
+    assert begin(displays, folder, EPOCHS).wait() == 0
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay_s", [0.0, 0.35])
+@pytest.mark.parametrize("delay_s", [0.0, 0.2])
 def test_a_killed_run_resumes_to_the_same_scores_and_weights(whole, displays, tmp_path, delay_s):
     """Killed without warning some time after an epoch is on disk; then resumed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "gazekit.cli", "fit", *words(displays, tmp_path, 400)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Killed before its last epoch, however fast the machine: it has many more to go.
+    process = begin(displays, tmp_path, 400)
     deadline = time.monotonic() + 120
     while not (tmp_path / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(delay_s)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    stopped_at = read_checkpoint(tmp_path / "last.ckpt")["epoch"]
-    assert stopped_at < EPOCHS - 1, "the run was over before it could be killed"
-    fit(displays, tmp_path, EPOCHS, "--ckpt_path", "last")
+    assert read_checkpoint(tmp_path / "last.ckpt")["epoch"] < EPOCHS - 1, "there is nothing left to resume"
+    assert begin(displays, tmp_path, EPOCHS, "--ckpt_path", "last").wait() == 0
     expected, got = (read_checkpoint(folder / "oat.ckpt")["state_dict"] for folder in (whole, tmp_path))
     for name, value in expected.items():
-        # The two processes may use different numbers of threads, which sum in another order.
-        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        assert torch.equal(got[name], value), name
     final, again = validations(whole)[-1], validations(tmp_path)[-1]
     assert final["epoch"] == again["epoch"] == str(EPOCHS - 1)
-    for name in ("val/nll_nats", "val/sim"):
-        assert float(again[name]) == pytest.approx(float(final[name]), abs=1e-4)
-    for name in ("val/object_delta", "val/object_ss", "val/object_length"):
-        # Sampled: a choice on the edge may fall to the other side.
-        assert float(again[name]) == pytest.approx(float(final[name]), rel=0.02, abs=0.01)
+    assert {k: v for k, v in final.items() if k.startswith("val/")} == {
+        k: v for k, v in again.items() if k.startswith("val/")
+    }
 
 
 class _Scores(L.LightningModule):
