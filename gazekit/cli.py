@@ -369,6 +369,14 @@ def bench_attention(
 
 
 @bench.command("models")
+@click.option(
+    "--model",
+    "which",
+    type=click.Choice(["nevaclip", "oat"]),
+    multiple=True,
+    help="Which, may be given several times; default is all.",
+)
+@click.option("--paths", default=100, show_default=True, help="Scanpaths per trial of oat.")
 @click.option("--trials", default=16, show_default=True, help="Images that are searched in lock-step.")
 @click.option("--iterations", default=20, show_default=True, help="Positions per fixation.")
 @click.option("--length", default=2, show_default=True, help="Fixations per scanpath.")
@@ -379,12 +387,23 @@ def bench_attention(
 @click.option("--compile", "compiled", is_flag=True, help="Time the compiled network, too.")
 @click.option("--processor-time", is_flag=True, help="Not the clock's, for a busy machine and one thread.")
 def bench_models(
-    trials: int, iterations: int, length: int, network: str, device: str, compiled: bool, processor_time: bool
-) -> None:
-    """Time NevaClip in lock-step beside the published loop over images, with one random CLIP."""
-    from gazekit.models.bench import bench_nevaclip
+    which: tuple[str, ...], paths: int, trials: int, iterations: int, length: int, network: str, device: str,
+    compiled: bool, processor_time: bool,
+) -> None:  # fmt: skip
+    """Time NevaClip and OAT beside the published ways, with random weights.
 
-    bench_nevaclip(click.echo, trials, iterations, length, network, device, compiled, processor_time)
+    NevaClip in lock-step beside a loop over images; OAT's scanpaths decoded together beside decoding from the pixels on
+    for every fixation, at its published size, with and without pictures.
+    """
+    if not which or "nevaclip" in which:
+        from gazekit.models.bench import bench_nevaclip
+
+        bench_nevaclip(click.echo, trials, iterations, length, network, device, compiled, processor_time)
+    if not which or "oat" in which:
+        from gazekit.models.bench_oat import bench_oat
+
+        bench_oat(click.echo, paths, device=device)
+        bench_oat(click.echo, paths, device=device, appearance="none")
 
 
 @bench.command("search")

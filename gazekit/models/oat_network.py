@@ -23,6 +23,8 @@ from gazekit.kernels.gate import Gate, HeadGate
 CROP_HW_PX = (150, 93)
 # SD of the code's similarity, in steps of the grid, and the norm of its rows in units of sqrt(width): both as published.
 _SIGMA, _NORM = 2.0, 0.95
+# Ended paths are put aside when no more than this share of those decoded goes on.
+_KEPT = 0.8
 
 
 def distance_code(n: int, width: int, sigma: float = _SIGMA) -> Tensor:
@@ -171,6 +173,14 @@ class Past:
     keys: Tensor
     values: Tensor
 
+    def keep(self, row: Tensor, n_steps: int) -> None:
+        """Only these paths, of which `n_steps` fixations are there."""
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_empty(len(row), *old.shape[1:])
+            new[:, :, :n_steps] = old[row, :, :n_steps]
+            setattr(self, name, new)
+
 
 class ObjectAttention(nn.Module):
     """Two heads, each a product of decoder and encoder tokens, weighed against each other; the score of every token.
@@ -187,6 +197,14 @@ class ObjectAttention(nn.Module):
     def keys(self, memory: Tensor) -> Tensor:
         """(U, M, E) -> (U, heads, M, E), once for all steps."""
         return torch.stack([side(memory) for side in self.encoder_side], 1)
+
+    def folded(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, heads, M, E) keys -> (B, E, M) and (B, 1, M): scores are ``x @ first + second``, whatever is decoded."""
+        share = self.read_out.weight[0] / math.sqrt(keys.shape[-1])
+        weight = torch.stack([side.weight for side in self.decoder_side])  # type: ignore[misc]
+        bias = torch.stack([side.bias for side in self.decoder_side])  # type: ignore[misc]
+        product = torch.einsum("h,hoi,bhmo->bim", share, weight, keys)
+        return product, torch.einsum("h,ho,bhmo->bm", share, bias, keys)[:, None]
 
     def forward(self, x: Tensor, keys: Tensor) -> Tensor:
         """(B, Q, E), (B, heads, M, E) -> (B, Q, M + 1) scores, that of padding, 0, at the end."""
@@ -313,9 +331,14 @@ class OatNetwork(nn.Module):
 
     def _scores(self, x: Tensor, layouts: Layouts) -> Tensor:
         scores: Tensor = self.object_attention(x, layouts.objects)
+        # Padding keeps its score of 0.
+        return torch.cat([self._usable(scores[..., :-1], layouts), scores[..., -1:]], -1)
+
+    def _usable(self, scores: Tensor, layouts: Layouts) -> Tensor:
+        """(B, Q, M) scores, minus infinity for objects that a layout does not have."""
         if bool(layouts.usable.all()):
             return scores
-        return scores.masked_fill(~F.pad(layouts.usable, (0, 1), value=True)[:, None], -torch.inf)
+        return scores.masked_fill(~layouts.usable[:, None], -torch.inf)
 
     @torch.no_grad()
     def walk(self, layouts: Layouts, length: int, uniform: Tensor | None, n: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -338,29 +361,41 @@ class OatNetwork(nn.Module):
         path = torch.zeros(n_trials, n, length, dtype=torch.long, device=device)
         valid = torch.zeros(n_trials, n, length, dtype=torch.bool, device=device)
         log_p = torch.full((n_trials, n, length, n_objects + 2), torch.nan, device=device)
-        going = torch.ones(n_trials, n, dtype=torch.bool, device=device)
+        trial = torch.arange(n_trials, device=device)[:, None]
+        # Which paths are still decoded, and which of these have not ended; the others are put aside in batches.
+        which = torch.arange(n, device=device).expand(n_trials, n)
+        going = torch.ones_like(which, dtype=torch.bool)
         heads = self.decoder[0].self_attention.n_heads  # type: ignore[union-attr]
         shape = n_trials * n, heads, length, self.width // int(heads)  # type: ignore[arg-type]
         past = [Past(*(layouts.start.new_empty(shape) for _ in range(2))) for _ in self.decoder]
         order = sinusoids(length, self.width, layouts.start)
         mask = None if bool(layouts.usable.all()) else layouts.usable[:, None, None]
+        pointer = self.object_attention.folded(layouts.objects)
         x = layouts.start[:, None].expand(-1, n, -1)
         for t in range(length):
             x = self.dropout(x + order[t])
             for layer, memory, k, v in zip(self.decoder, past, layouts.keys, layouts.values, strict=True):
                 x = layer.step(x, memory, t, k, v, mask)  # type: ignore[operator]
-            scores = self._scores(x, layouts)
+            scores = self._usable(torch.baddbmm(pointer[1], x, pointer[0]), layouts)
             # Padding is no choice, and a path that ends before it began is none.
-            scores[..., n_objects + 1 :] = -torch.inf
+            scores = F.pad(scores, (0, 1), value=-torch.inf)
             if t == 0:
                 scores[..., n_objects] = -torch.inf
-            log_p[:, :, t] = scores.log_softmax(-1)
-            chosen = scores.argmax(-1) if uniform is None else _drawn(log_p[:, :, t], uniform[:, :, t])
+            step = scores.log_softmax(-1)
+            log_p[trial, which, t] = step
+            chosen = scores.argmax(-1) if uniform is None else _drawn(step, uniform[:, :, t].to(device).gather(1, which))
             going = going & (chosen != n_objects)
             if not bool(going.any()):
                 break
             chosen = chosen.where(going, torch.zeros_like(chosen))
-            path[:, :, t], valid[:, :, t] = chosen, going
+            path[trial, which, t], valid[trial, which, t] = chosen, going
+            n_left = int(going.sum(1).max())
+            if n_left <= _KEPT * going.shape[1]:
+                first = going.byte().argsort(1, descending=True, stable=True)[:, :n_left]
+                row = (trial * going.shape[1] + first).flatten()
+                for memory in past:
+                    memory.keep(row, t + 1)
+                which, going, chosen = (value.gather(1, first) for value in (which, going, chosen))
             x = layouts.looked.gather(1, chosen[..., None].expand(-1, -1, self.width))
         return path, valid, log_p
 

@@ -1,0 +1,141 @@
+"""How fast OAT searches and trains at its published size, beside decoding that starts anew with every fixation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from gazekit.batch import ObjectLayout, SearchTask, TrialBatch
+from gazekit.models.oat import Oat
+from gazekit.provenance import git_commit
+
+# A collage of covers: pixels, columns and rows.
+_SIZE_WH_PX, _COLUMNS, _ROWS = (2560, 1600), 14, 6
+_LONGEST = 58
+
+
+def bench_oat(
+    say: Callable[[str], None], paths: int = 100, repeats: int = 3, device: str = "cpu", **arguments: Any
+) -> dict[str, float]:  # fmt: skip
+    """Seconds for `paths` sampled scanpaths of one trial with 84 objects, and trials per second of training.
+
+    Random weights, which hardly ever end a scanpath: all are decoded to their limit, the longest case.
+
+    Args:
+        say: Takes each line.
+        paths: Per trial.
+        repeats: Of which the median counts.
+        device: Where it runs.
+        arguments: Of :class:`~gazekit.models.oat.Oat`, such as ``width``.
+
+    """
+    torch.manual_seed(0)
+    model = Oat(**{"longest": _LONGEST, **arguments}).to(device).eval()
+    one = _trials(1).to(device)
+    if not model.uses_image:
+        one = replace(one, image=None)
+
+    def median(run: Callable[[], object]) -> float:
+        run()
+        seconds = []
+        for _ in range(repeats):
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            run()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+        return sorted(seconds)[repeats // 2]
+
+    made: list[int] = []
+
+    def sampled() -> None:
+        scanpaths = model.sample(one, paths, _LONGEST, torch.Generator().manual_seed(0))
+        made.append(int(scanpaths.valid.sum()))
+
+    @torch.no_grad()
+    def anew() -> None:
+        """One fixation of one path, the way the published program makes it: everything from the pixels on."""
+        scene = model.scene(one)
+        half = torch.zeros(1, _LONGEST // 2, dtype=torch.long, device=device)
+        model.network.decode(scene.of_trials, half)
+
+    seconds = {"sampled together": median(sampled), "anew per fixation": median(anew)}
+    n_fixations = made[-1] + paths
+    published = seconds["anew per fixation"] * n_fixations
+    say(
+        f"{'oat, ' + str(paths) + ' paths of 84 objects':34}{seconds['sampled together']:10.3f} s, "
+        f"{n_fixations} decoding steps"
+    )
+    say(
+        f"{'  one step, all encoded anew':34}{seconds['anew per fixation']:10.3f} s, so {published:.0f} s for as many: "
+        f"{published / seconds['sampled together']:.0f} x"
+    )
+    if model.uses_image:
+        with torch.no_grad():
+            seconds["layout alone"] = median(lambda: model.scene(one))
+        say(f"{'  of this, pictures and encoder':34}{seconds['layout alone']:10.3f} s, once per layout")
+    many = _trials(6).to(device)
+    many = many if model.uses_image else replace(many, image=None)
+    model.train()
+    model.log = lambda *_, **__: None  # type: ignore[assignment, method-assign]
+    optimizer = model.configure_optimizers()
+
+    def trained() -> None:
+        optimizer.zero_grad()
+        model.training_step(many, 0).backward()
+        optimizer.step()
+
+    seconds["training step"] = median(trained)
+    epoch = 80 * seconds["training step"]
+    say(
+        f"{'  training':34}{6 / seconds['training step']:10.1f} trials/s (6 trials of 15 fixations per collage), so "
+        f"{epoch:.1f} s for 80 collages"
+    )
+    where = torch.cuda.get_device_name(0) if device.startswith("cuda") else f"{torch.get_num_threads()} threads, no GPU"
+    n = sum(p.numel() for p in model.parameters())
+    say(
+        f"oat, appearance {model.appearance}, width {model.network.width}, {n:,} parameters, random weights; {where}, "
+        f"torch {torch.__version__}, commit {git_commit() or 'unknown'}"
+    )
+    return seconds
+
+
+def _trials(n: int) -> TrialBatch:
+    """N searches of one made-up collage for one target, of 15 fixations each."""
+    steps = 15
+    rng = torch.Generator().manual_seed(0)
+    objects = ObjectLayout.grid(_SIZE_WH_PX, _COLUMNS, _ROWS)
+    xy = torch.rand(n, steps, 2, generator=rng) * torch.tensor(_SIZE_WH_PX, dtype=torch.float32)
+    yes = torch.ones(n, dtype=torch.bool)
+    search = SearchTask(
+        target=("cover",) * n,
+        present=yes,
+        box_px=objects.box_px[0, 40].expand(n, 4),
+        has_box=yes,
+        start_xy_px=torch.zeros(n, 2),
+        has_start=~yes,
+        max_saccades=torch.full((n,), -1),
+        template=None,
+        template_of_trial=torch.full((n,), -1),
+    )
+    return TrialBatch(
+        stimulus=("collage",),
+        size_wh_px=_SIZE_WH_PX,
+        px_per_dva=float("nan"),
+        image=torch.rand(1, 3, *_SIZE_WH_PX[::-1], generator=rng),
+        features=None,
+        stimulus_of_trial=torch.zeros(n, dtype=torch.long),
+        subject=tuple(f"s{i}" for i in range(n)),
+        trial=torch.arange(n),
+        xy_px=xy,
+        duration_s=torch.full((n, steps), torch.nan),
+        valid=torch.ones(n, steps, dtype=torch.bool),
+        search=search,
+        objects=objects,
+    )
