@@ -391,7 +391,7 @@ class OatNetwork(nn.Module):
             path[trial, which, t], valid[trial, which, t] = chosen, going
             n_left = int(going.sum(1).max())
             if n_left <= _KEPT * going.shape[1]:
-                first = going.byte().argsort(1, descending=True, stable=True)[:, :n_left]
+                first = going.byte().argsort(dim=1, descending=True, stable=True)[:, :n_left]
                 row = (trial * going.shape[1] + first).flatten()
                 for memory in past:
                     memory.keep(row, t + 1)
