@@ -403,3 +403,31 @@ def test_a_given_geometry_is_told_and_may_be_a_cards_block():
     for wrong in (None, 32, "32 px"):
         with pytest.raises(InputError, match="expected a Screen"):
             data.with_screen(wrong)
+
+
+def test_folds_test_and_validate_every_value_once():
+    data = made_up()
+    rules = [{"by": "stimulus", "seed": 3, "folds": 5, "fold": fold} for fold in range(5)]
+    parts = [data.resplit(rule).stimuli.set_index("stimulus")["split"] for rule in rules]
+    for name in ("test", "val"):
+        counts = sum((part == name).astype(int) for part in parts)
+        assert (counts == 1).all()
+    # The next fold validates.
+    for part, following in zip(parts, [*parts[1:], parts[0]], strict=True):
+        assert (part == "val").equals(following == "test")
+    # A value keeps its fold when others leave.
+    fewer = data.subset(stimuli=data.stimuli["stimulus"].tolist()[::3]).resplit(rules[0]).stimuli
+    assert (fewer.set_index("stimulus")["split"] == parts[0].loc[fewer["stimulus"]]).all()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"by": "stimulus", "seed": 0, "folds": 2, "fold": 0}, {"by": "stimulus", "seed": 0, "folds": 5, "fold": 5},
+        {"by": "stimulus", "folds": 5, "fold": 0}, {"by": "stimulus", "seed": 0, "folds": 5, "fold": 0, "val": 0.1},
+        {"by": "stimulus", "seed": 0, "folds": 5, "fold": 1.0}, {"by": 3, "seed": 0, "folds": 5, "fold": 1},
+    ],
+)  # fmt: skip
+def test_folds_that_are_none(rule):
+    with pytest.raises(InputError, match="fold"):
+        SplitRule.read(rule, "split")
