@@ -1,7 +1,8 @@
 """The Lightning DataModules: stimuli with all their trials, decoded in workers, in batches of one size.
 
-One for free viewing, one for target search, one for search among objects and one for captioned viewing. They differ in what a
-batch carries beside the scanpaths; splits, order and sharing among processes are the same.
+One for free viewing, one for target search, one for search among objects and one for captioned
+viewing. They differ in what a batch carries beside the scanpaths; splits, order and sharing among
+processes are the same.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class StimulusItems(Dataset[_Item]):
             if wanted and column not in data.trials:
                 raise InputError(f"{data.name}: the trials have no {column}; use a data module for another task")
         if with_objects and data.objects is None:
-            raise InputError(f"{data.name}: there are no boxes of objects; give equal cells with data.cells: [columns, rows]")
+            raise InputError(
+                f"{data.name}: there are no boxes of objects; give equal cells with data.cells: [columns, rows]"
+            )
         boxes = data.objects if with_objects and data.objects is not None else None
         self._objects = None if boxes is None else dict(iter(boxes.groupby("stimulus", sort=False)))
         self._trial_table = data.trials.set_index("trial")

@@ -56,7 +56,7 @@ def grid_search(
     """
     if not 0.0 <= slip < 1.0 or min(n_displays, n_subjects, columns, rows) < 1:
         raise InputError(
-            f"grid_search: slip {slip} must be at least 0 and below 1, and displays, subjects, columns and rows 1 or more"
+            f"grid_search: slip {slip} must be from 0 to below 1, and displays, subjects, columns and rows 1 or more"
         )
     rng = np.random.default_rng(seed)
     names = [f"display_{i:03d}" for i in range(n_displays)]

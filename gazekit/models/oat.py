@@ -137,7 +137,7 @@ class Oat(GazeModel):
         self.crop_hw_px = int(crop_hw_px[0]), int(crop_hw_px[1])
         self.uses_image = appearance in ("cnn", "backbone")
         self.network = OatNetwork(width, n_heads, n_layers, hidden, dropout, n_places, gate=gate)
-        half = self.network.half
+        half = self.network.half_width
         if appearance == "cnn":
             self.look: nn.Module = ObjectCNN(half, self.crop_hw_px)
             for parameter in self.look.parameters():
@@ -239,8 +239,8 @@ class Oat(GazeModel):
         most = int(objects.place.max()) if objects.place.numel() else 0
         if most >= self.network.nowhere:
             raise InputError(
-                f"oat: objects stand in {most + 1} rows or columns, and the model knows {self.network.nowhere}; build it "
-                f"with n_places={most + 1} or more"
+                f"oat: objects stand in {most + 1} rows or columns, and the model knows {self.network.nowhere}; build "
+                f"it with n_places={most + 1} or more"
             )
         if isinstance(self.look, nn.Embedding) and objects.there.shape[1] > self.look.num_embeddings:
             raise InputError(
@@ -256,8 +256,8 @@ class Oat(GazeModel):
             return looks.expand(len(batch.stimulus), -1, -1)
         if batch.image is None:
             raise InputError(
-                f"oat: appearance {self.appearance!r} is of pictures, and there are none; where a dataset comes without, "
-                f"take appearance 'id' or 'none'"
+                f"oat: appearance {self.appearance!r} is of pictures, and there are none; where a dataset comes "
+                f"without, take appearance 'id' or 'none'"
             )
         crops: Tensor = self.look(self._scaled(crops_of(batch.image, objects.box_px, self.crop_hw_px)))
         return crops
@@ -440,6 +440,6 @@ def crops_of(image: Tensor, box_px: Tensor, size_hw_px: tuple[int, int]) -> Tens
     points = torch.stack(
         [at_x[:, :, None].expand(-1, -1, h, -1), at_y[..., None].expand(-1, -1, -1, w)], -1
     )  # (S, N, h, w, 2)
-    n = box_px.shape[1]
     taken = F.grid_sample(image, points.flatten(1, 2), mode="bilinear", padding_mode="border", align_corners=False)
-    return taken.unflatten(2, (n, h)).transpose(1, 2)
+    crops: Tensor = taken.unflatten(2, (box_px.shape[1], h)).transpose(1, 2)
+    return crops

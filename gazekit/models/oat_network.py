@@ -1,8 +1,8 @@
 """The network of the object-level attention transformer (OAT): which object is looked at next, and when to stop.
 
-Encoder and decoder as in the first transformer (normalisation after each sum), over tokens that are an appearance beside
-a position. The output points at an encoder token: at an object to look at it, at the target's own token to end the
-scan. Architecture after the published code of OAT (ECCV 2024); the position code is its closed form.
+Encoder and decoder as in the first transformer (normalisation after each sum), over tokens that are an appearance
+beside a position. The output points at an encoder token: at an object to look at it, at the target's own token to end
+the scan. Architecture after the published code of OAT (ECCV 2024); the position code is its closed form.
 
 Axes: U layouts (an arrangement of objects with its target), M = N + 1 tokens of a layout (objects, then the target),
 B trials, T fixations, E width, A width of the appearance, H heads.
@@ -21,7 +21,7 @@ from gazekit.kernels.gate import Gate, HeadGate
 
 #: Height and width of a crop, in px, as published.
 CROP_HW_PX = (150, 93)
-# SD of the code's similarity, in steps of the grid, and the norm of its rows in units of sqrt(width): both as published.
+# SD of the code's similarity, in steps of the grid, and the norm of its rows in units of sqrt(width): as published.
 _SIGMA, _NORM = 2.0, 0.95
 # Ended paths are put aside when no more than this share of those decoded goes on.
 _KEPT = 0.8
@@ -277,13 +277,14 @@ class OatNetwork(nn.Module):
         gate: Gate | None = None,
     ) -> None:
         super().__init__()
-        self.width, self.half = width, width // 2
+        self.width, self.half_width = width, width // 2
+        self.n_heads = n_heads
         self.encoder = nn.ModuleList(EncoderLayer(width, n_heads, hidden, dropout) for _ in range(n_layers))
         self.decoder = nn.ModuleList(DecoderLayer(width, n_heads, hidden, dropout, gate) for _ in range(n_layers))
         self.object_attention = ObjectAttention(width)
         self.dropout = nn.Dropout(dropout)
         # Three codes side by side are cut to half the width; the row of zeros is nowhere.
-        columns = -(-self.half // 3)
+        columns = -(-self.half_width // 3)
         self.register_buffer("code", F.pad(distance_code(n_places, columns, sigma), (0, 0, 0, 1)))
         self.nowhere = n_places
         for name, parameter in self.named_parameters():
@@ -296,9 +297,9 @@ class OatNetwork(nn.Module):
                 nn.init.zeros_(module.out.bias)
 
     def position(self, place: Tensor, is_target: Tensor) -> Tensor:
-        """(..., 2) long (row, column), (...) bool -> (..., E / 2); the flag shares the code of the grid, as published."""
+        """(..., 2) long (row, column), (...) bool -> (..., E / 2); the flag shares the grid's code, as published."""
         three = torch.cat([place, is_target.long()[..., None]], -1)
-        return self.code[three].flatten(-2)[..., : self.half]
+        return self.code[three].flatten(-2)[..., : self.half_width]
 
     def tokens(self, appearance: Tensor, place: Tensor, is_target: Tensor) -> Tensor:
         """(..., A), (..., 2), (...) -> (..., E)."""
@@ -365,8 +366,7 @@ class OatNetwork(nn.Module):
         # Which paths are still decoded, and which of these have not ended; the others are put aside in batches.
         which = torch.arange(n, device=device).expand(n_trials, n)
         going = torch.ones_like(which, dtype=torch.bool)
-        heads = self.decoder[0].self_attention.n_heads  # type: ignore[union-attr]
-        shape = n_trials * n, heads, length, self.width // int(heads)  # type: ignore[arg-type]
+        shape = n_trials * n, self.n_heads, length, self.width // self.n_heads
         past = [Past(*(layouts.start.new_empty(shape) for _ in range(2))) for _ in self.decoder]
         order = sinusoids(length, self.width, layouts.start)
         mask = None if bool(layouts.usable.all()) else layouts.usable[:, None, None]
@@ -383,7 +383,9 @@ class OatNetwork(nn.Module):
                 scores[..., n_objects] = -torch.inf
             step = scores.log_softmax(-1)
             log_p[trial, which, t] = step
-            chosen = scores.argmax(-1) if uniform is None else _drawn(step, uniform[:, :, t].to(device).gather(1, which))
+            chosen = (
+                scores.argmax(-1) if uniform is None else _drawn(step, uniform[:, :, t].to(device).gather(1, which))
+            )
             going = going & (chosen != n_objects)
             if not bool(going.any()):
                 break

@@ -107,7 +107,7 @@ class KeepBest(Callback):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
+        if trainer.sanity_checking or (not trainer.training and trainer.state.fn != "fit"):
             return
         if self.monitor not in trainer.callback_metrics:
             raise InputError(
@@ -117,7 +117,7 @@ class KeepBest(Callback):
         score = float(trainer.callback_metrics[self.monitor])
         sign = 1.0 if self.mode == "min" else -1.0
         # A score that is not a number is no improvement.
-        if self.best is None and score == score or self.best is not None and sign * score < sign * self.best:
+        if (self.best is None and score == score) or (self.best is not None and sign * score < sign * self.best):
             self.best, self.epoch, self.waited = score, trainer.current_epoch, 0
             self.weights = {k: v.detach().cpu().clone() for k, v in pl_module.state_dict().items()}
         else:

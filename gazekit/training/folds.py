@@ -1,4 +1,4 @@
-"""``gazekit crossvalidate``: as many trainings as folds, so that every stimulus is predicted by a model that never saw it."""
+"""``gazekit crossvalidate``: a training per fold, so that every stimulus is predicted by a model that never saw it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def cross_validate(
 ) -> Path:
     """Train and predict fold by fold; the scanpaths of all folds as one table.
 
-    Fold k is tested, fold k + 1 validates, the others train. Finished folds are kept, and an unfinished one goes on from
-    its last epoch, so that the same command again does what is left.
+    Fold k is tested, fold k + 1 validates, the others train. Finished folds are kept, and an unfinished one goes on
+    from its last epoch, so that the same command again does what is left.
 
     Args:
         arguments: Of ``gazekit fit``: recipe and overrides.

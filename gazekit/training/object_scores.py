@@ -1,4 +1,4 @@
-"""Scores of a model of looks at objects on validation and test trials: its behaviour and its sequences beside people's."""
+"""Scores of a model of looks at objects on validation and test trials: its behavior and sequences beside people's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gazekit.models.object_maps import target_objects
 class ScoreObjects(Callback):
     """What :class:`~gazekit.models.oat.Oat` does on trials, and what people do.
 
-    Logged for ``val`` and ``test``: ``object_delta``, the mean relative difference of five measures of behaviour
+    Logged for ``val`` and ``test``: ``object_delta``, the mean relative difference of five measures of behavior
     (:func:`~gazekit.metrics.object_search.behavior_delta`; measures that are 0 in people are left out, and
     ``delta_measures`` says how many are left), the five measures of the model as ``object_correct`` ...,
     ``object_ss``, the sequence score of its paths against the trial's, ``nll_nats``, of what people looked at next (the

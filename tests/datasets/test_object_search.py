@@ -1,4 +1,4 @@
-"""Search among objects: generated displays, places of boxes, batches with objects, splits and trials that are left out."""
+"""Search among objects: generated displays, places of boxes, batches with objects, splits, trials left out."""
 
 from __future__ import annotations
 

@@ -44,9 +44,10 @@ def tiny(seed=0, **arguments):
 
 def another_target(batch):
     """The same trials, searched for the object after the target."""
-    there = batch.objects.under((batch.search.box_px[:, None, :2] + batch.search.box_px[:, None, 2:]) / 2, batch.stimulus_of_trial)
-    box = batch.objects.box_px[batch.stimulus_of_trial, (there[:, 0] + 1) % 12]
-    return replace(batch, search=replace(batch.search, box_px=box)), there[:, 0]
+    box = batch.search.box_px
+    target = batch.objects.under((box[:, None, :2] + box[:, None, 2:]) / 2, batch.stimulus_of_trial)[:, 0]
+    box = batch.objects.box_px[batch.stimulus_of_trial, (target + 1) % 12]
+    return replace(batch, search=replace(batch.search, box_px=box)), target
 
 
 # What is known of the target
@@ -87,7 +88,9 @@ def test_the_look_of_the_target_is_a_crop_or_a_picture_of_it(batch):
     )  # fmt: skip
     # Only the first score: later ones also know that the target was looked at.
     expected = model.teacher_forced(batch)[0][:, 0]
-    torch.testing.assert_close(model.teacher_forced(replace(batch, search=no_box))[0][:, 0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        model.teacher_forced(replace(batch, search=no_box))[0][:, 0], expected, atol=1e-5, rtol=0
+    )
     with pytest.raises(InputError, match="neither the box of their target nor a picture"):
         model.teacher_forced(replace(batch, search=replace(no_box, template=None)))
     with pytest.raises(InputError, match="is of pictures, and there are none"):
@@ -152,11 +155,12 @@ def test_layouts_of_different_sizes_in_one_batch(batch):
     """A stimulus with fewer objects scores as it does alone."""
     there = batch.objects.there.clone()
     there[1, 9:] = False
-    target, _ = another_target(batch)
     at = batch.objects.box_px[batch.stimulus_of_trial, 2]
     fewer = replace(batch, objects=replace(batch.objects, there=there), search=replace(batch.search, box_px=at))
     alone = fewer.trials(2, 4).stimulus_alone(1)
-    alone = replace(alone, objects=ObjectLayout(*(t[:, :9] for t in (alone.objects.box_px, alone.objects.place, alone.objects.there))))
+    objects = alone.objects
+    nine = ObjectLayout(objects.box_px[:, :9], objects.place[:, :9], objects.there[:, :9])
+    alone = replace(alone, objects=nine)
     model = tiny(appearance="cnn", target_position=True)
     scores, expected = model.teacher_forced(fewer)[0][2], model.teacher_forced(alone)[0][0]
     torch.testing.assert_close(scores[:, :9], expected[:, :9], atol=1e-5, rtol=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gazekit.models.oat_network import ObjectCNN, OatNetwork, distance_code
+from gazekit.models.oat_network import OatNetwork, ObjectCNN, distance_code
 
 # Grid of 2 x 3, searched for object 4.
 PLACES = torch.tensor([[r, c] for r in range(2) for c in range(3)])
@@ -145,7 +145,7 @@ def scene(n=12, seed=0, gate=None, pad=0):
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     rng = torch.Generator().manual_seed(seed)
-    appearance = torch.randn(3, n + 1, network.half, generator=rng)
+    appearance = torch.randn(3, n + 1, network.half_width, generator=rng)
     place = torch.stack([torch.arange(n) // 4, torch.arange(n) % 4], -1).expand(3, n, 2)
     target = torch.tensor([1, 5, n - 1])
     objects = torch.randint(n, (3, 6), generator=rng)
