@@ -469,3 +469,7 @@ class ObjectDataModule(SearchDataModule):
 
     def _serves(self) -> Mapping[str, Any]:
         return {**super()._serves(), "with_objects": True, "decode": self.pictures}
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        # Paths on several layouts are decoded side by side; stimuli of their own sizes come one by one.
+        return self._loader("val", training=False, at_once=1 if self.size_wh_px is None else self.batch_size)

@@ -36,6 +36,8 @@ Appearance = Literal["cnn", "backbone", "id", "none"]
 PixelScale = Literal["unit", "bgr255", "minmax"]
 Special = Literal["learned", "ones"]
 _IGNORED = -100
+# Trials of like length that are decoded at once.
+_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -382,12 +384,22 @@ class Oat(GazeModel):
         """
         scene = self.scene(batch)
         looked = scene.objects.under(batch.xy_px, batch.stimulus_of_trial)
-        scores = self.network.decode(scene.of_trials, looked.masked_fill(~batch.valid, 0))
         n_steps = batch.valid.sum(1)
+        scores = self._decoded(scene, looked.masked_fill(~batch.valid, 0), n_steps)
         end = scene.layouts.n_objects
         truth = F.pad(looked.masked_fill(~batch.valid, _IGNORED), (0, 1), value=_IGNORED)
         truth = truth.scatter(1, n_steps[:, None], torch.full_like(n_steps, end)[:, None])
         return scores, truth.masked_fill(n_steps[:, None] == 0, _IGNORED)
+
+    def _decoded(self, scene: _Scene, looked: Tensor, n_steps: Tensor) -> Tensor:
+        """(B, T + 1, N + 2) scores, of trials of like length together: a few are several times as long as most."""
+        order = n_steps.argsort(stable=True)
+        parts = []
+        for rows in order.split(_TOGETHER):
+            longest = int(n_steps[rows].max())
+            part = self.network.decode(scene.layouts.of(scene.layout_of_trial[rows]), looked[rows, :longest])
+            parts.append(F.pad(part, (0, 0, 0, looked.shape[1] - longest)))
+        return torch.cat(parts)[order.argsort()]
 
     def training_step(self, batch: TrialBatch, batch_idx: int) -> Tensor:
         devices = [self.device] if self.device.type == "cuda" else []

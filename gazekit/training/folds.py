@@ -11,6 +11,7 @@ import pandas as pd
 from gazekit.errors import InputError
 from gazekit.files import written_aside
 from gazekit.training.cli import run
+from gazekit.training.recipe import read_recipe
 
 # Given by the folds themselves.
 _OWN = ("--trainer.default_root_dir", "--data.split", "--data.test_split", "--ckpt_path", "--predict.name")
@@ -43,12 +44,13 @@ def cross_validate(
     for word in arguments:
         if word.partition("=")[0] in _OWN:
             raise InputError(f"crossvalidate sets {word.partition('=')[0]} itself; leave it out")
+    recipes = [read_recipe(name_of) for name_of in _recipes(arguments)]
     tables = []
     for fold in range(folds):
         folder = out / f"fold_{fold}"
         rule = {"by": by, "seed": seed, "folds": folds, "fold": fold}
         done = folder / f"{name}.json"
-        about = {"arguments": arguments, "split": rule}
+        about = {"arguments": arguments, "recipes": recipes, "split": rule}
         if not done.exists():
             say(f"fold {fold + 1} of {folds}")
             common = [*arguments, "--trainer.default_root_dir", str(folder), "--data.split", json.dumps(rule)]
@@ -72,3 +74,14 @@ def cross_validate(
         table.to_parquet(aside, index=False)
     say(f"scanpaths of all {table['stimulus'].nunique()} stimuli, each by a model that never saw it: {path}")
     return path
+
+
+def _recipes(arguments: list[str]) -> list[str]:
+    """The values of ``--config``."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    found = []
+    for word, following in pairs:
+        option, equals, value = word.partition("=")
+        if option in ("--config", "-c"):
+            found.append(value if equals else following)
+    return found

@@ -40,21 +40,26 @@ class ScoreObjects(Callback):
         target = target_objects(batch, scene.objects)
         self._people.update(looked.cpu(), batch.valid.cpu(), target.cpu())
         # The same searches serve all who searched the same layout for the same target.
-        first = {layout: i for i, layout in reversed(list(enumerate(layout_of_trial)))}
-        for layout, i in first.items():
-            one = batch.trials(i, i + 1)
-            sampled = int(model.hparams["validation_paths"])
-            generator = torch.Generator().manual_seed(seed_of("validation", *batch.stimulus)) if sampled else None
-            path, valid, _ = model.walk(one, max(1, sampled), int(model.most), generator)
-            path, valid = path[0], valid[0]
-            behavior = _means(object_behavior(path.cpu(), valid.cpu(), target[i].cpu().expand(len(path))))
+        sampled, length = int(model.hparams["validation_paths"]), int(model.most)
+        uniform = None
+        if sampled:
+            generator = torch.Generator().manual_seed(seed_of("validation", *batch.stimulus))
+            shape = len(scene.layouts.start), sampled, length
+            uniform = torch.rand(*shape, generator=generator, dtype=torch.float64)
+        paths, valid, _ = model.network.walk(scene.layouts, length, uniform)
+        n = paths.shape[1]
+        for layout in set(layout_of_trial):
             trials = [j for j, other in enumerate(layout_of_trial) if other == layout and bool(batch.valid[j, 0])]
-            self._model += len(trials) * behavior
+            if not trials:
+                continue
+            path, there, aim = paths[layout].cpu(), valid[layout].cpu(), target[trials[0]].cpu()
+            self._model += len(trials) * _means(object_behavior(path, there, aim.expand(n)))
             self._sums["n"] += len(trials)
-            for j in trials:
-                n = len(path)
-                pairs = sequence_score_symbols(path, valid, looked[j].expand(n, -1), batch.valid[j].expand(n, -1))
-                self._sums["ss"] += float(pairs.mean())
+            one = torch.tensor(trials).repeat_interleave(n)
+            pairs = sequence_score_symbols(
+                path.repeat(len(trials), 1), there.repeat(len(trials), 1), looked[one].cpu(), batch.valid[one].cpu()
+            )
+            self._sums["ss"] += float(pairs.sum()) / n
         scores, truth = model.teacher_forced(batch)
         log_p = scores.log_softmax(-1)
         known = truth >= 0

@@ -167,7 +167,7 @@ def test_the_best_is_kept_and_patience_ends(mode, scores, best, ended):
 
 def test_a_score_that_validation_does_not_give(displays, tmp_path):
     more = ["--trainer.callbacks", "[{class_path: gazekit.training.callbacks.KeepBest, init_args: {monitor: val/ss}}]"]
-    result = CliRunner().invoke(main, ["fit", *words(displays, tmp_path, 2, *more, "--model.width", "16")])
+    result = CliRunner().invoke(main, ["fit", *words(displays, tmp_path, 4, *more, "--model.width", "16")])
     assert result.exit_code != 0
     assert "no score 'val/ss'; validation gives ['val/" in result.output + str(result.exception)
 
