@@ -14,7 +14,6 @@ from torch import Tensor
 
 from gazekit.batch import ObjectLayout, SearchTask, TrialBatch
 from gazekit.models.oat import Oat
-from gazekit.models.oat_network import ObjectAttention
 from gazekit.provenance import git_commit
 
 # A collage of covers: pixels, columns and rows.
@@ -74,7 +73,7 @@ def bench_oat(
 
     seconds = {"anew per fixation": median(anew)}
     for name, as_people in (("to the limit", False), ("as long as people's", True)):
-        with _ends(model.network.object_attention, _MEAN_LENGTH if as_people else None):
+        with _ends(model, one, _MEAN_LENGTH if as_people else None):
             seconds[name] = median(sampled)
         # The end of a path is a step, too.
         steps = made[-1] + paths
@@ -114,17 +113,22 @@ def bench_oat(
 
 
 @contextmanager
-def _ends(attention: ObjectAttention, mean_length: int | None) -> Iterator[None]:
-    """Within, a path of near-equal scores ends after about so many fixations."""
+def _ends(model: Oat, batch: TrialBatch, mean_length: int | None) -> Iterator[None]:
+    """Within, paths end after about so many fixations; None leaves them as they are."""
     if mean_length is None:
         yield
         return
+    attention = model.network.object_attention
     folded = attention.folded
+    _, valid, log_p = model.walk(batch, 50, _LONGEST, torch.Generator().manual_seed(1))
+    later = valid[..., 1:]
+    end = float(log_p[:, :, 1:, -2][later].double().exp().mean())
+    added = math.log(end / (1.0 - end)) + math.log(mean_length - 1)
 
     def raised(keys: Tensor) -> tuple[Tensor, Tensor]:
         product, bias = folded(keys)
         more = torch.zeros_like(bias)
-        more[..., -1] = math.log((keys.shape[2] - 1) / (mean_length - 1))
+        more[..., -1] = -added
         return product, bias + more
 
     attention.folded = raised  # type: ignore[method-assign]
