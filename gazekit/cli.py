@@ -393,7 +393,7 @@ def bench_models(
     """Time NevaClip and OAT beside the published ways, with random weights.
 
     NevaClip in lock-step beside a loop over images; OAT's scanpaths decoded together beside decoding from the pixels on
-    for every fixation, at its published size, with and without pictures.
+    for every fixation, at its published size, with and without pictures, and at that of its recipes.
     """
     if not which or "nevaclip" in which:
         from gazekit.models.bench import bench_nevaclip
@@ -404,6 +404,7 @@ def bench_models(
 
         bench_oat(click.echo, paths, device=device)
         bench_oat(click.echo, paths, device=device, appearance="none")
+        bench_oat(click.echo, paths, device=device, appearance="none", width=96, hidden=96, n_layers=2)
 
 
 @bench.command("search")
