@@ -53,7 +53,7 @@ def validations(folder: Path) -> list[dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     for path in sorted(folder.glob("logs/version_*/metrics.csv")):
         with path.open() as file:
-            rows |= {row["step"]: row for row in csv.DictReader(file) if row["val/object_delta"]}
+            rows |= {row["step"]: row for row in csv.DictReader(file) if row.get("val/object_delta")}
     return list(rows.values())
 
 
