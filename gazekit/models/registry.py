@@ -21,6 +21,7 @@ MODELS = Registry(
         "shuffled_human": "gazekit.models.human:ShuffledHuman",
         "saliency_readout": "gazekit.models.saliency_readout:SaliencyReadout",
         "next_fixation": "gazekit.models.next_fixation:NextFixation",
+        "codebook": "gazekit.models.codebook:Codebook",
         "itti_koch": "gazekit.models.itti_koch:IttiKoch",
         "inhibited": "gazekit.models.inhibited:Inhibited",
         "cle": "gazekit.models.cle:CLE",

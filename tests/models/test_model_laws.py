@@ -35,6 +35,7 @@ _SMALL = {"size_px": 32, "fovea": {"blur_kernel_px": 9, "blur_sigma_px": 3.0}, "
 ARGUMENTS = {
     "saliency_readout": _READOUT,
     "next_fixation": {"static_args": _READOUT},
+    "codebook": {"weights": None},
     "eccnet": _ECCNET,
     "g_eymol": {"side_px": 48},
     "neva": {"task": "pixels", **_SMALL},
