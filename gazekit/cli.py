@@ -308,6 +308,31 @@ _lightning_command("test", "Score a checkpoint on the test split: --config RECIP
 _lightning_command("predict", "Write sampled scanpaths: --config RECIPE --ckpt_path FILE.")
 
 
+@main.command(
+    "crossvalidate",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+@click.option("--folds", default=5, show_default=True, help="Parts of the data, each tested once.")
+@click.option("--fold-seed", default=0, show_default=True, help="Of the division.")
+@click.option("--by", default="stimulus", show_default=True, help="Column whose values stay together.")
+@click.option("--name", default="scanpaths", show_default=True, help="Of the table, and of the model in evaluations.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/crossvalidation"), show_default=True)
+@click.option("--predict/--no-predict", default=True, show_default=True, help="Write scanpaths.")
+@click.pass_context
+def crossvalidate(
+    ctx: click.Context, folds: int, fold_seed: int, by: str, name: str, out: Path, predict: bool
+) -> None:
+    """Train once per fold and predict what each model never saw: --config RECIPE, and any override of 'fit'.
+
+    Writes OUT/NAME.parquet, scanpaths on every stimulus, for 'gazekit evaluate PROTOCOL --split all --model'; OUT
+    itself, as a model there, is whichever fold's model did not see the stimulus.
+    Interrupted, it goes on where it stopped.
+    """
+    from gazekit.training.folds import cross_validate
+
+    cross_validate(ctx.args, out, folds, fold_seed, name, by, click.echo, predict)
+
+
 @main.group()
 def bench() -> None:
     """Measure speed."""

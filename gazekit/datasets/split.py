@@ -29,6 +29,8 @@ class SplitRule:
             on average.
         val: Fraction, or the values that go to val.
         test: Fraction, or the values that go to test; all others are for training.
+        folds: With a seed, in place of fractions: into how many folds the hashes divide the values, and which of them
+            is test; the next one is val.
 
     """
 
@@ -36,20 +38,25 @@ class SplitRule:
     seed: int | None
     val: float | tuple[str, ...]
     test: float | tuple[str, ...]
+    folds: tuple[int, int] | None = None
 
     @classmethod
     def read(cls, rule: Any, what: str) -> SplitRule:
-        """A rule from a card or a recipe: ``{by, seed, val, test}`` or ``{by, val: [...], test: [...]}``.
+        """A rule from a card or a recipe.
+
+        ``{by, seed, val, test}``, ``{by, val: [...], test: [...]}`` or ``{by, seed, folds, fold}``.
 
         Args:
             rule: The mapping.
             what: Where it stands; opens the error message.
 
         Raises:
-            InputError: It is neither of the two.
+            InputError: It is none of these.
 
         """
         form = "{by: COLUMN, seed: INT, val: FRACTION, test: FRACTION} or {by: COLUMN, val: [...], test: [...]}"
+        if isinstance(rule, Mapping) and "fold" in rule:
+            return cls._read_fold(rule, what)
         if not isinstance(rule, Mapping) or set(rule) - {"seed"} != {"by", "val", "test"}:
             raise InputError(f"{what} is {rule!r}, expected {form}")
         val, test = rule["val"], rule["test"]
@@ -68,8 +75,27 @@ class SplitRule:
             )
         return cls(rule["by"], None, tuple(map(str, val)), tuple(map(str, test)))
 
+    @classmethod
+    def _read_fold(cls, rule: Mapping[str, Any], what: str) -> SplitRule:
+        numbers = [rule.get(key) for key in ("seed", "folds", "fold")]
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+        if set(rule) != {"by", "seed", "folds", "fold"} or not isinstance(rule["by"], str) or not whole:
+            raise InputError(f"{what} is {dict(rule)!r}, expected {{by: COLUMN, seed: INT, folds: INT, fold: INT}}")
+        seed, folds, fold = rule["seed"], rule["folds"], rule["fold"]
+        if folds < 3 or not 0 <= fold < folds:
+            raise InputError(
+                f"{what}: fold {fold} of {folds}; expected 3 folds or more (test, val, training) and 0 <= fold < folds"
+            )
+        return cls(rule["by"], seed, 0.0, 0.0, (folds, fold))
+
     def of(self, values: pd.Series) -> pd.Series:
         """The split of each value of the column `by`."""
+        if self.folds is not None:
+            folds, fold = self.folds
+            names = {fold: "test", (fold + 1) % folds: "val"}
+            return values.map(
+                lambda value: names.get(int(folds * _hash_to_unit(f"{self.seed}/{value}")), "train")
+            ).astype("str")
         if self.seed is None:
             assert isinstance(self.val, tuple)
             assert isinstance(self.test, tuple)

@@ -13,7 +13,7 @@ import difflib
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -53,6 +53,8 @@ _PRIOR_SIGMA_DVA = 1.1
 _N_CALIBRATION = 96
 # Of the whole map in the published agent: channels and cells per side.
 _WHOLE_CHANNELS, _WHOLE_CELLS = 32, 7
+# Scatter of first fixations around where the design put the eye.
+_START_SD_DVA = 0.5
 # Templates kept in memory, and histories decoded at a time.
 _N_KEPT, _AT_ONCE = 4096, 128
 
@@ -129,7 +131,7 @@ class Codebook(GazeModel):
         lr: float = 5e-3,
         weight_decay: float = 5e-2,
         warmup: float = 0.1,
-        fixations_per_stimulus: int = 32,
+        fixations_per_stimulus: int = 16,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -187,6 +189,7 @@ class Codebook(GazeModel):
         self.start: Tensor
         self.register_buffer("start", torch.tensor([0.0, 0.0, 3.0, 3.0]))
         self._templates: dict[str, tuple[Tensor, ...]] = {}
+        self._seen: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> Codebook:
@@ -343,9 +346,33 @@ class Codebook(GazeModel):
 
     # What the goal makes of the scene
 
-    def _fused(self, maps: Sequence[Tensor], goals: _Goals, keep: Tensor | None) -> Tensor:
-        """Standardised maps -> (P, h, w, d) scene and goal, cell by cell."""
-        pooled = self._pooled(maps).movedim(1, -1)
+    @torch.no_grad()
+    def _cells(self, maps: Sequence[Tensor], goals: _Goals) -> tuple[Tensor, Tensor]:
+        """Raw maps -> (S, h, w, C) what is in each cell, and (P, h, w, taps) how much it is like the target."""
+        standardized = self._standardized(maps)
+        pooled = self._pooled(standardized).movedim(1, -1)
+        if self.goal != "image":
+            return pooled, pooled.new_zeros(len(goals.stimulus), *pooled.shape[1:3], 0)
+        return pooled, self._match(standardized, goals).movedim(1, -1)
+
+    def _kept_cells(self, batch: TrialBatch, maps: Sequence[Tensor], goals: _Goals) -> tuple[Tensor, Tensor]:
+        """As :meth:`_cells`, which nothing that trains is part of; computed once in a training for each scene and goal."""
+        digest = [hashlib.sha256(one.contiguous().cpu().numpy().tobytes()).hexdigest() for one in maps[-1]]
+        wanted = [hashlib.sha256(one.cpu().numpy().tobytes()).hexdigest() for one in goals.vector]
+        keys = [(digest[row], goal) for row, goal in zip(goals.stimulus.tolist(), wanted, strict=True)]
+        if not all(key in self._seen for key in keys):
+            pooled, match = self._cells(maps, goals)
+            if len(self._seen) > _N_KEPT // 8:
+                self._seen.clear()
+            for pair, (key, row) in enumerate(zip(keys, goals.stimulus.tolist(), strict=True)):
+                self._seen[key] = pooled[row].clone(), match[pair].clone()
+        of_stimulus = {row: pair for pair, row in enumerate(goals.stimulus.tolist())}
+        pooled = torch.stack([self._seen[keys[of_stimulus[row]]][0] for row in range(len(batch.stimulus))])
+        return pooled, torch.stack([self._seen[key][1] for key in keys])
+
+    def _fused(self, cells: tuple[Tensor, Tensor], goals: _Goals, keep: Tensor | None) -> Tensor:
+        """(P, h, w, d) scene and goal, cell by cell."""
+        pooled, match = cells
         seen = self.see(pooled if keep is None else pooled * keep[:, None, None])[goals.stimulus]
         if self.goal == "none":
             fused: Tensor = self.fuse(seen)
@@ -360,7 +387,7 @@ class Codebook(GazeModel):
         wanted = (wanted * goals.known[:, None])[:, None, None].expand_as(seen)
         parts = [seen, wanted, seen * wanted]
         if self.goal == "image":
-            parts.append(self._match(maps, goals).movedim(1, -1))
+            parts.append(match)
         fused = self.fuse(torch.cat(parts, -1))
         return fused
 
@@ -383,16 +410,16 @@ class Codebook(GazeModel):
     def scene(self, batch: TrialBatch) -> tuple[Scene, Tensor | None, _Goals]:
         """A batch's pairs of stimulus and goal as they pass the bottleneck, the codes' (P, N, K) weights, and the goals."""
         features = self._features(batch)
-        maps = self._standardized(features[: len(features) // 2])
         goals = self._goals(batch)
-        scene, weights = self._scene(batch, maps, goals, None, None)
+        cells = self._cells(features[: len(features) // 2], goals)
+        scene, weights = self._scene(batch, cells, goals, None, None)
         return scene, weights, goals
 
     def _scene(
-        self, batch: TrialBatch, maps: Sequence[Tensor], goals: _Goals, keep: Tensor | None,
+        self, batch: TrialBatch, cells: tuple[Tensor, Tensor], goals: _Goals, keep: Tensor | None,
         noise: list[torch.Generator] | None,
     ) -> tuple[Scene, Tensor | None]:  # fmt: skip
-        fused = self._fused(maps, goals, keep)
+        fused = self._fused(cells, goals, keep)
         h, w = fused.shape[1:3]
         weights = None
         if self.placement == "cell":
@@ -429,12 +456,17 @@ class Codebook(GazeModel):
             parts.append(z - (z + log_area).logsumexp(-1, keepdim=True))
         return torch.cat(parts).view(-1, *scene.hw)
 
-    def _first_log_density(self, scene: Scene) -> Tensor:
-        """(h, w) where scanpaths begin: a Gaussian around the usual start."""
-        offset = (scene.xy_dva - scene.size_dva / 2.0 - self.start[:2]) / self.start[2:]
+    def _first_log_density(self, scene: Scene, batch: TrialBatch) -> Tensor:
+        """(B, h, w) where scanpaths begin: a Gaussian around the design's start, or else the usual one of training."""
+        center, sd = (scene.size_dva / 2.0 + self.start[:2]).expand(len(batch), 2), self.start[2:].expand(len(batch), 2)
+        if batch.search is not None:
+            given = batch.search.has_start[:, None]
+            center = torch.where(given, batch.search.start_xy_px / batch.working_px_per_dva, center)
+            sd = torch.where(given, torch.full_like(sd, _START_SD_DVA), sd)
+        offset = (scene.xy_dva - center[:, None]) / sd[:, None]
         z = (-0.5 * offset.square().sum(-1)).clamp(min=-30.0)
-        log_area = node_areas(z.view(scene.hw)).log().flatten()
-        return (z - (z + log_area).logsumexp(-1)).view(scene.hw)
+        log_area = node_areas(scene.prior.view(scene.hw)).log().flatten()
+        return (z - (z + log_area).logsumexp(-1, keepdim=True)).view(-1, *scene.hw)
 
     # The contract
 
@@ -443,7 +475,7 @@ class Codebook(GazeModel):
         scene, _, goals = self.scene(batch)
         n_trials, n_steps = batch.valid.shape
         # What stands in the padding is never read; it repeats the first map.
-        nodes = self._first_log_density(scene).repeat(n_trials, n_steps, 1, 1)
+        nodes = self._first_log_density(scene, batch)[:, None].repeat(1, n_steps, 1, 1)
         trial, step = batch.valid[:, 1:].nonzero(as_tuple=True)
         if len(trial):
             history = histories(batch.xy_px / batch.working_px_per_dva, batch.valid)[trial, step + 1]
@@ -459,10 +491,11 @@ class Codebook(GazeModel):
         scene, _, goals = self.scene(batch)
         maps = []
         for pair, row in enumerate(goals.stimulus.tolist()):
-            _, nodes = self._walk(
-                scene, torch.full((self.marginal_paths,), pair, device=batch.device), batch, self.marginal_length,
-                marginal_generator(batch.stimulus_alone(row)),
-            )  # fmt: skip
+            one = batch.stimulus_alone(row)
+            # The usual start: a map is of the scene and the goal alone.
+            first = self._first_log_density(scene, replace(one, search=None)).expand(self.marginal_paths, -1, -1)
+            pairs = torch.full((self.marginal_paths,), pair, device=batch.device)
+            _, nodes = self._walk(scene, pairs, first, batch, self.marginal_length, marginal_generator(one))
             maps.append(normalize_log_density(at_nodes(nodes.log()[:, None], (height, width))[:, 0]))
         if len(maps) == 1:
             return maps[0].expand(len(batch), -1, -1)
@@ -470,16 +503,16 @@ class Codebook(GazeModel):
 
     def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:
         scene, _, goals = self.scene(batch)
-        path, _ = self._walk(scene, goals.of_trial.repeat_interleave(n), batch, length, generator)
+        first = self._first_log_density(scene, batch).repeat_interleave(n, 0)
+        path, _ = self._walk(scene, goals.of_trial.repeat_interleave(n), first, batch, length, generator)
         xy = path.view(len(batch), n, length, 2)
         return Scanpaths(xy, torch.ones(xy.shape[:-1], dtype=torch.bool, device=xy.device))
 
     @torch.no_grad()
     def _walk(
-        self, scene: Scene, pair: Tensor, batch: TrialBatch, length: int, generator: torch.Generator
+        self, scene: Scene, pair: Tensor, first: Tensor, batch: TrialBatch, length: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """(M, length, 2) px, and (1, h, w) their mean conditional density on the nodes, fixation 0 left out."""
-        first = self._first_log_density(scene).expand(len(pair), -1, -1)
         path = [self._draw(first, batch, generator)]
         total = torch.zeros(scene.hw, dtype=torch.float64, device=batch.device)
         for _ in range(length - 1):
@@ -505,10 +538,15 @@ class Codebook(GazeModel):
 
     # Training
 
+    def on_fit_start(self) -> None:
+        # A checkpoint may have brought other means and SDs of the channels.
+        self._seen.clear()
+
     def prepare_fit(
         self, batches: Iterable[TrialBatch], fixations: pd.DataFrame, stimuli: pd.DataFrame, card: str
     ) -> None:
         self.train_stimuli, self.train_dataset = stimuli["stimulus"].tolist(), card
+        self._seen.clear()
         n = 0
         total: list[Tensor] = []
         squares: list[Tensor] = []
@@ -554,7 +592,9 @@ class Codebook(GazeModel):
         ]
         goals = self._goals(batch, mirror)
         noise = [generators[row] for row in goals.stimulus.tolist()]
-        scene, weights = self._scene(batch, self._standardized(maps), goals, keep, noise)
+        # Features from the cache come again in every epoch; images are encoded anew.
+        cells = self._cells(maps, goals) if batch.features is None else self._kept_cells(batch, maps, goals)
+        scene, weights = self._scene(batch, cells, goals, keep, noise)
         stimulus = batch.stimulus_of_trial[trial]
         xy = batch.xy_px / batch.working_px_per_dva
         flipped = torch.stack([scene.size_dva[0] - xy[..., 0], xy[..., 1]], -1)

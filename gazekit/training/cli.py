@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
@@ -34,17 +35,22 @@ class GazeCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--cache_features", type=bool, default=True, help="Run a frozen backbone once per image.")
+        parser.add_argument(
+            "--score_fixations", type=bool, default=True, help="Score whole maps at every validation and test."
+        )
         parser.add_argument("--predict.paths", type=int, default=10, help="Scanpaths per image for 'predict'.")
         parser.add_argument("--predict.length", type=int, default=8, help="Fixations per predicted scanpath.")
         parser.add_argument("--predict.name", type=str, default="scanpaths", help="Name of the table of scanpaths.")
 
     def before_instantiate_classes(self) -> None:
         # A wrong name or a missing folder is said before weights are downloaded.
-        Card.read(self._get(self.config, "data.dataset"))
+        Card.read(self._get(self.config, "data.init_args.dataset"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = Path(self._get(self.config_init, "trainer.default_root_dir") or "runs")
-        extra = [RunCheckpoint(folder), ScoreFixations()]
+        extra: list[Callback] = [RunCheckpoint(folder)]
+        if self._get(self.config_init, "score_fixations"):
+            extra.append(ScoreFixations())
         if self.subcommand == "predict":
             self._writer = ScanpathWriter(folder, self._get(self.config, "predict")["name"], self._depends_on())
             extra.append(self._writer)
@@ -132,6 +138,7 @@ def run(subcommand: str, arguments: list[str]) -> None:
                     GazeModel,
                     ScanpathDataModule,
                     subclass_mode_model=True,
+                    subclass_mode_data=True,
                     save_config_callback=SaveConfigCallback,
                     save_config_kwargs={"overwrite": True},
                     parser_kwargs={"exit_on_error": False},

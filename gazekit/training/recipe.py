@@ -14,8 +14,10 @@ from gazekit.registry import unknown_name
 from gazekit.resources import read_yaml, resource_path
 
 # What a recipe holds beside Lightning's own keys; "reproduces" and "title" are for the reader.
-_KEYS = ["title", "reproduces", "seed", "model", "data", "trainer", "cache_features", "predict"]
+_KEYS = ["title", "reproduces", "seed", "model", "data", "trainer", "cache_features", "score_fixations", "predict"]
 # Keys of the configuration that a run writes; such a file is a recipe too.
+# The data module of a recipe that names none.
+DATA_CLASS = "gazekit.datasets.datamodule.ScanpathDataModule"
 _LIGHTNING_KEYS = ["seed_everything", "ckpt_path", "weights_only", "return_predictions", "verbose"]
 
 
@@ -29,7 +31,8 @@ def lightning_arguments(arguments: list[str], scratch: Path) -> list[str]:
         InputError: No such recipe or model, or a key that a recipe does not have.
 
     """
-    converted = []
+    # Named first, so that a recipe may name another and ``--data.KEY`` always has a class that it belongs to.
+    converted = ["--data", DATA_CLASS]
     words = iter(arguments)
     for word in words:
         option, equals, value = word.partition("=")
@@ -66,6 +69,9 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     if isinstance(model, dict) and "name" in model:
         arguments = {key: value for key, value in model.items() if key != "name"}
         content["model"] = {"class_path": _class_path(model["name"]), "init_args": arguments}
+    data = content.get("data")
+    if isinstance(data, dict) and "class_path" not in data:
+        content["data"] = {"class_path": DATA_CLASS, "init_args": data}
     return content
 
 
