@@ -130,7 +130,7 @@ def show_data(
     "--model",
     "models",
     multiple=True,
-    help="Checkpoint, model name, YAML file of a model, or table of scanpaths (.parquet, .csv); once per model.",
+    help="Checkpoint, folder of crossvalidate, model name, YAML file of a model, or scanpaths (.parquet, .csv).",
 )
 @click.option("--dataset", help="Run the protocol on this dataset; default is the protocol's.")
 @_data_root
@@ -138,9 +138,10 @@ def show_data(
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/evaluation"), show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="Where models and metrics run, e.g. cuda.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report.html.")
+@click.option("--unseen", is_flag=True, help="Score only images on which none of the models was trained.")
 def evaluate(
     protocol: str, models: tuple[str, ...], dataset: str | None, data_root: Path | None, split: str | None,
-    out: Path, device: str, report: bool,
+    out: Path, device: str, report: bool, unseen: bool,
 ) -> None:  # fmt: skip
     """Score models, controls and people on PROTOCOL (a name or a YAML file).
 
@@ -150,7 +151,8 @@ def evaluate(
     from gazekit.evaluation.command import run_evaluation
 
     run_evaluation(
-        protocol, list(models), out, data_root=data_root, split=split, device=device, report=report, dataset=dataset
+        protocol, list(models), out, data_root=data_root, split=split, device=device, report=report, dataset=dataset,
+        unseen=unseen,
     )
 
 
