@@ -290,6 +290,27 @@ def look(
         click.echo(f"look: {path}")
 
 
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--dataset", default="interiors", show_default=True, help="Scenes with what was searched for.")
+@_data_root
+@click.option("--split", default="all", show_default=True, help="train, val, test, several joined by +, or all.")
+@click.option("--codes", default=8, show_default=True, help="Codes in the figure.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/codes"), show_default=True)
+def codes(checkpoint: Path, dataset: str, data_root: Path | None, split: str, codes: int, out: Path) -> None:
+    """What the codes of CHECKPOINT, a trained codebook, select.
+
+    Prints how many codes are in use, and writes OUT.png, the places where they weigh most, and OUT.csv.
+    """
+    from gazekit.datasets import load
+    from gazekit.evaluation.codebook_usage import report_usage
+    from gazekit.models import load_model
+
+    model = load_model(checkpoint, expect="codebook")
+    for line in report_usage(model, load(dataset, root=data_root).split(split), out, codes):
+        click.echo(line)
+
+
 def _lightning_command(name: str, summary: str) -> None:
     @main.command(
         name,
