@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 # Width of a stimulus of unknown geometry, for models whose saccades need some scale.
 _ASSUMED_WIDTH_DVA = 32.0
 

@@ -153,7 +153,7 @@ def evaluate(
     run_evaluation(
         protocol, list(models), out, data_root=data_root, split=split, device=device, report=report, dataset=dataset,
         unseen=unseen,
-    )
+    )  # fmt: skip
 
 
 @main.command()
@@ -342,9 +342,7 @@ _lightning_command("predict", "Write sampled scanpaths: --config RECIPE --ckpt_p
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/crossvalidation"), show_default=True)
 @click.option("--predict/--no-predict", default=True, show_default=True, help="Write scanpaths.")
 @click.pass_context
-def crossvalidate(
-    ctx: click.Context, folds: int, fold_seed: int, by: str, name: str, out: Path, predict: bool
-) -> None:
+def crossvalidate(ctx: click.Context, folds: int, fold_seed: int, by: str, name: str, out: Path, predict: bool) -> None:
     """Train once per fold and predict what each model never saw: --config RECIPE, and any override of 'fit'.
 
     Writes OUT/NAME.parquet, scanpaths on every stimulus, for 'gazekit evaluate PROTOCOL --split all --model'; OUT

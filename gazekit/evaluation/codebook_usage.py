@@ -101,7 +101,7 @@ def codebook_usage(model: GazeModel, data: GazeDataset, top: int = 6) -> Codeboo
     assert total is not None
     mean = (total / len(items)).numpy()
     peak = torch.stack([values for values, _ in best])
-    order = peak.argsort(0, descending=True, stable=True)[:top]
+    order = peak.sort(dim=0, descending=True, stable=True).indices[:top]
     rows = [
         (code, rank, *places[s][:2], *places[s][2][best[s][1][code]].tolist(), float(peak[s, code]))
         for code in range(peak.shape[1])

@@ -53,7 +53,7 @@ class Folds(GazeModel):
             if batch.stimulus[0] not in seen:
                 assert isinstance(member, GazeModel)
                 return member
-        raise InputError(f"every fold was trained on stimulus {batch.stimulus[0]!r}; score stimuli that one did not see")
+        raise InputError(f"every fold was trained on stimulus {batch.stimulus[0]!r}; score those that one did not see")
 
     def provenance(self) -> dict[str, Any]:
         first = self.members[0]

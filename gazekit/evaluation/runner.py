@@ -159,7 +159,8 @@ def evaluate(
     judge = _Judge(
         protocol, items, scorer, ShuffledFixations(table, data),
         RecordedPaths(table[table["in_path"]], data.stimuli, trial_limits(protocol, data.trials)),
-        sorted(set(table.loc[table["in_path"], "stimulus"])), _baseline(protocol, contestants, table, data), device, full,
+        sorted(set(table.loc[table["in_path"], "stimulus"])), _baseline(protocol, contestants, table, data), device,
+        full,
     )  # fmt: skip
     parts_folder = out / "parts"
     common = {

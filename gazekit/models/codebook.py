@@ -3,8 +3,8 @@
 A frozen backbone describes the cells of a scene and the target. Both are fused per cell; a bottleneck lets part of it
 through; a decoder predicts the next fixation from what came through and from the last fixations. The bottleneck is the
 task-conditioned codebook of Eftekhar et al. (see :mod:`gazekit.models.bottleneck`), a linear one of the same width, or
-none: the same recipe trains all three. The model is told what the target looks like or what it is called, never where it
-is.
+none: the same recipe trains all three. The model is told what the target looks like or what it is called, never where
+it is.
 """
 
 from __future__ import annotations
@@ -356,7 +356,7 @@ class Codebook(GazeModel):
         return pooled, self._match(standardized, goals).movedim(1, -1)
 
     def _kept_cells(self, batch: TrialBatch, maps: Sequence[Tensor], goals: _Goals) -> tuple[Tensor, Tensor]:
-        """As :meth:`_cells`, which nothing that trains is part of; computed once in a training for each scene and goal."""
+        """As :meth:`_cells`, which has no part that trains; computed once per training for each scene and goal."""
         digest = [hashlib.sha256(one.contiguous().cpu().numpy().tobytes()).hexdigest() for one in maps[-1]]
         wanted = [hashlib.sha256(one.cpu().numpy().tobytes()).hexdigest() for one in goals.vector]
         keys = [(digest[row], goal) for row, goal in zip(goals.stimulus.tolist(), wanted, strict=True)]
@@ -408,7 +408,7 @@ class Codebook(GazeModel):
         return torch.cat(found, 1)
 
     def scene(self, batch: TrialBatch) -> tuple[Scene, Tensor | None, _Goals]:
-        """A batch's pairs of stimulus and goal as they pass the bottleneck, the codes' (P, N, K) weights, and the goals."""
+        """Pairs of stimulus and goal as they pass the bottleneck, the codes' (P, N, K) weights, and the goals."""
         features = self._features(batch)
         goals = self._goals(batch)
         cells = self._cells(features[: len(features) // 2], goals)

@@ -1,7 +1,7 @@
 """Where the eye goes next, given what a goal let through per cell and where the eye has been.
 
-Two readings of the same contract: cells that keep their places, with the last four fixations beside them; or the whole map
-as one vector, step by step through a recurrent network, as in the published agent.
+Two readings of the same contract: cells that keep their places, with the last four fixations beside them; or the whole
+map as one vector, step by step through a recurrent network, as in the published agent.
 """
 
 from __future__ import annotations

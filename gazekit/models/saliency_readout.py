@@ -171,9 +171,7 @@ class SaliencyReadout(GazeModel):
         """Channels of the last hidden layer, over all members."""
         return self.members * self.hidden
 
-    def read_out(
-        self, maps: Sequence[Tensor], keep: Sequence[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def read_out(self, maps: Sequence[Tensor], keep: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Maps of one view -> log-density per member, and the last hidden layer.
 
         (S, members, h, w) log-density on the output nodes: a node stands for the area around it, so

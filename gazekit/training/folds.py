@@ -1,4 +1,4 @@
-"""``gazekit crossvalidate``: as many trainings as folds, so that every stimulus is predicted by a model that never saw it."""
+"""``gazekit crossvalidate``: as many trainings as folds; every stimulus is predicted by a model that never saw it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def cross_validate(
 ) -> Path:  # fmt: skip
     """Train and predict fold by fold; the scanpaths of all folds as one table.
 
-    Fold k is tested, fold k + 1 validates, the others train. Finished folds are kept, and an unfinished one goes on from
-    its last epoch, so that the same command again does what is left.
+    Fold k is tested, fold k + 1 validates, the others train. Finished folds are kept, and an unfinished one goes on
+    from its last epoch, so that the same command again does what is left.
 
     Args:
         arguments: Of ``gazekit fit``: recipe and overrides.
@@ -61,7 +61,8 @@ def cross_validate(
             if len(made) != 1:
                 raise InputError(f"{folder}: expected the checkpoint of one model, found {sorted(map(str, made))}")
             if predict:
-                run("predict", [*common, "--ckpt_path", str(made[0]), "--data.test_split", "test", "--predict.name", name])
+                told = ["--ckpt_path", str(made[0]), "--data.test_split", "test", "--predict.name", name]
+                run("predict", [*common, *told])
             with written_aside(done) as aside:
                 aside.write_text(json.dumps(about), encoding="utf-8")
         elif json.loads(done.read_text(encoding="utf-8")) != about:
