@@ -99,7 +99,7 @@ def codebook_usage(model: GazeModel, data: GazeDataset, top: int = 6) -> Codeboo
         target = "" if batch.search is None else batch.search.target[0]
         places.append((batch.stimulus[0], target, scene.xy_dva * batch.working_px_per_dva))
     assert total is not None
-    mean = (total / len(items)).numpy()
+    share: NDArray[np.float64] = (total / len(items)).numpy()
     peak = torch.stack([values for values, _ in best])
     order = peak.sort(dim=0, descending=True, stable=True).indices[:top]
     rows = [
@@ -107,9 +107,9 @@ def codebook_usage(model: GazeModel, data: GazeDataset, top: int = 6) -> Codeboo
         for code in range(peak.shape[1])
         for rank, s in enumerate(order[:, code].tolist())
     ]
-    entropy = float(-(mean * np.log2(np.maximum(mean, 1e-300))).sum())
+    entropy = float(-(share * np.log2(np.maximum(share, 1e-300))).sum())
     columns = ["code", "rank", "stimulus", "target", "x_px", "y_px", "weight"]
-    return CodebookUsage(mean, entropy, own / len(items), pd.DataFrame(rows, columns=columns))
+    return CodebookUsage(share, entropy, own / len(items), pd.DataFrame(rows, columns=columns))
 
 
 def draw_usage(usage: CodebookUsage, data: GazeDataset, codes: int = 8) -> Any:
@@ -119,7 +119,7 @@ def draw_usage(usage: CodebookUsage, data: GazeDataset, codes: int = 8) -> Any:
     shown = usage.most_selective(codes)
     n_top = int(usage.top["rank"].max()) + 1
     figure = Figure(figsize=(1.5 * (n_top + 1), 2.6 + 1.35 * len(shown)), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[2.2, 1.4 * len(shown)])
+    upper, lower = np.ravel(figure.subfigures(2, 1, height_ratios=[2.2, 1.4 * len(shown)]))  # type: ignore[call-overload]
     axis = upper.subplots()
     n_codes = len(usage.mean)
     axis.plot(np.arange(1, n_codes + 1), np.sort(usage.mean)[::-1] * n_codes)

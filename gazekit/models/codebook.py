@@ -168,7 +168,7 @@ class Codebook(GazeModel):
             text = self.clip.encode_text(["a"]).shape[-1]
             # Only words are looked at.
             self.clip.model.visual = nn.Identity()
-            self.know = nn.Linear(text, width)
+            self.translate = nn.Linear(text, width)
         told = 0 if goal == "none" else 2 * width + matched
         self.fuse = nn.Sequential(nn.Linear(width + told, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
         options = dict(bottleneck_options or {})
@@ -302,7 +302,7 @@ class Codebook(GazeModel):
             new = [goal for goal in dict.fromkeys(goals) if goal is not None and goal not in self.words]
             if new:
                 self.words.update(zip(new, self.clip.encode_text([_as_words(goal) for goal in new]), strict=True))
-            nothing = torch.zeros(self.know.in_features, device=device)
+            nothing = torch.zeros(self.translate.in_features, device=device)
             return (), torch.stack([nothing if g is None else self.words[g].to(device).float() for g in goals])
         return (), torch.zeros(n, 0, device=device)
 
@@ -383,7 +383,7 @@ class Codebook(GazeModel):
         elif self.goal == "category":
             wanted = self.know(goals.vector[:, 0].long())
         else:
-            wanted = self.know(goals.vector)
+            wanted = self.translate(goals.vector)
         wanted = (wanted * goals.known[:, None])[:, None, None].expand_as(seen)
         parts = [seen, wanted, seen * wanted]
         if self.goal == "image":
