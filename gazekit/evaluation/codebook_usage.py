@@ -119,7 +119,8 @@ def draw_usage(usage: CodebookUsage, data: GazeDataset, codes: int = 8) -> Any:
     shown = usage.most_selective(codes)
     n_top = int(usage.top["rank"].max()) + 1
     figure = Figure(figsize=(1.5 * (n_top + 1), 2.6 + 1.35 * len(shown)), layout="constrained")
-    upper, lower = np.ravel(figure.subfigures(2, 1, height_ratios=[2.2, 1.4 * len(shown)]))  # type: ignore[call-overload]
+    halves: Any = figure.subfigures(2, 1, height_ratios=[2.2, 1.4 * len(shown)])
+    upper, lower = halves
     axis = upper.subplots()
     n_codes = len(usage.mean)
     axis.plot(np.arange(1, n_codes + 1), np.sort(usage.mean)[::-1] * n_codes)
