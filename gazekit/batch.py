@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Width of a stimulus of unknown geometry, for models whose saccades need some scale.
+_ASSUMED_WIDTH_DVA = 32.0
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,12 @@ class TrialBatch:
     @property
     def device(self) -> torch.device:
         return self.xy_px.device
+
+    @property
+    def working_px_per_dva(self) -> float:
+        """Pixels per degree; where the release states none, as if the stimulus were 32 degrees wide."""
+        stated = math.isfinite(self.px_per_dva)
+        return self.px_per_dva if stated else self.size_wh_px[0] / _ASSUMED_WIDTH_DVA
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TrialBatch:
         """The same batch with every tensor on `device` (Lightning moves batches through this)."""

@@ -130,7 +130,7 @@ def show_data(
     "--model",
     "models",
     multiple=True,
-    help="Checkpoint, model name, YAML file of a model, or table of scanpaths (.parquet, .csv); once per model.",
+    help="Checkpoint, folder of crossvalidate, model name, YAML file of a model, or scanpaths (.parquet, .csv).",
 )
 @click.option("--dataset", help="Run the protocol on this dataset; default is the protocol's.")
 @_data_root
@@ -138,9 +138,10 @@ def show_data(
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/evaluation"), show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="Where models and metrics run, e.g. cuda.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report.html.")
+@click.option("--unseen", is_flag=True, help="Score only images on which none of the models was trained.")
 def evaluate(
     protocol: str, models: tuple[str, ...], dataset: str | None, data_root: Path | None, split: str | None,
-    out: Path, device: str, report: bool,
+    out: Path, device: str, report: bool, unseen: bool,
 ) -> None:  # fmt: skip
     """Score models, controls and people on PROTOCOL (a name or a YAML file).
 
@@ -150,8 +151,9 @@ def evaluate(
     from gazekit.evaluation.command import run_evaluation
 
     run_evaluation(
-        protocol, list(models), out, data_root=data_root, split=split, device=device, report=report, dataset=dataset
-    )
+        protocol, list(models), out, data_root=data_root, split=split, device=device, report=report, dataset=dataset,
+        unseen=unseen,
+    )  # fmt: skip
 
 
 @main.command()
@@ -288,6 +290,27 @@ def look(
         click.echo(f"look: {path}")
 
 
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--dataset", default="interiors", show_default=True, help="Scenes with what was searched for.")
+@_data_root
+@click.option("--split", default="all", show_default=True, help="train, val, test, several joined by +, or all.")
+@click.option("--codes", default=8, show_default=True, help="Codes in the figure.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/codes"), show_default=True)
+def codes(checkpoint: Path, dataset: str, data_root: Path | None, split: str, codes: int, out: Path) -> None:
+    """What the codes of CHECKPOINT, a trained codebook, select.
+
+    Prints how many codes are in use, and writes OUT.png, the places where they weigh most, and OUT.csv.
+    """
+    from gazekit.datasets import load
+    from gazekit.evaluation.codebook_usage import report_usage
+    from gazekit.models import load_model
+
+    model = load_model(checkpoint, expect="codebook")
+    for line in report_usage(model, load(dataset, root=data_root).split(split), out, codes):
+        click.echo(line)
+
+
 def _lightning_command(name: str, summary: str) -> None:
     @main.command(
         name,
@@ -317,16 +340,18 @@ _lightning_command("predict", "Write sampled scanpaths: --config RECIPE --ckpt_p
 @click.option("--by", default="stimulus", show_default=True, help="Column whose values stay together.")
 @click.option("--name", default="scanpaths", show_default=True, help="Of the table, and of the model in evaluations.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/crossvalidation"), show_default=True)
+@click.option("--predict/--no-predict", default=True, show_default=True, help="Write scanpaths.")
 @click.pass_context
-def crossvalidate(ctx: click.Context, folds: int, fold_seed: int, by: str, name: str, out: Path) -> None:
+def crossvalidate(ctx: click.Context, folds: int, fold_seed: int, by: str, name: str, out: Path, predict: bool) -> None:
     """Train once per fold and predict what each model never saw: --config RECIPE, and any override of 'fit'.
 
-    Writes OUT/NAME.parquet, scanpaths on every stimulus, for 'gazekit evaluate PROTOCOL --split all --model'.
+    Writes OUT/NAME.parquet, scanpaths on every stimulus, for 'gazekit evaluate PROTOCOL --split all --model'; OUT
+    itself, as a model there, is whichever fold's model did not see the stimulus.
     Interrupted, it goes on where it stopped.
     """
     from gazekit.training.folds import cross_validate
 
-    cross_validate(ctx.args, out, folds, fold_seed, name, by, click.echo)
+    cross_validate(ctx.args, out, folds, fold_seed, name, by, click.echo, predict)
 
 
 @main.group()

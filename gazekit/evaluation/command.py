@@ -20,7 +20,7 @@ from gazekit.memory import keep_freed_memory
 
 def run_evaluation(
     protocol_name: str, models: list[str], out: Path, data_root: Path | None = None, split: str | None = None,
-    device: str = "cpu", report: bool = True, dataset: str | None = None,
+    device: str = "cpu", report: bool = True, dataset: str | None = None, unseen: bool = False,
 ) -> Evaluation:  # fmt: skip
     """Evaluate with a progress bar; print and write what there is to see; return the evaluation."""
     protocol = Protocol.read(protocol_name, dataset)
@@ -33,7 +33,7 @@ def run_evaluation(
                 bar.set_description(model)
             bar.update(done - bar.n)
 
-        evaluation = evaluate(protocol, models, out, data_root, split, device, progress)
+        evaluation = evaluate(protocol, models, out, data_root, split, device, progress, unseen)
     summary = summary_of(evaluation)
     with written_aside(out / "summary.csv") as aside:
         summary.to_csv(aside, index=False)

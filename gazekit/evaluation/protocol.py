@@ -33,6 +33,7 @@ _CHOICES = {
     "shuffled_from": ("all_other_images",),
     "scored_map": ("density", "best_for_metric"),
     "reduction": ("macro", "micro"),
+    "pictures": ("grid", "stimulus"),
 }
 _INTERVALS = {"resample": str, "draws": int, "level": float, "seed": int}
 _RESAMPLED = ("stimulus", "stimulus_and_subject")
@@ -46,7 +47,7 @@ _GIVEN = {
 }  # fmt: skip
 _OPTIONAL = (
     "metrics", "metric_options", "scored_map", "source", "trials", "paths", "search", "objects", "overall",
-    "reduction", "by", "pooled", "chance",
+    "reduction", "by", "pooled", "chance", "pictures",
 )  # fmt: skip
 
 
@@ -88,6 +89,7 @@ class Protocol:
     by: str | None = None
     pooled: tuple[str, ...] = ()
     chance: str | None = None
+    pictures: str = "grid"
 
     def __post_init__(self) -> None:
         self._check_choices()

@@ -26,6 +26,7 @@ from gazekit.datasets.objects import grid_of_objects
 from gazekit.datasets.split import check_split_name
 from gazekit.density import exp_shared, fixation_density
 from gazekit.errors import InputError
+from gazekit.evaluation.folds import fold_checkpoints, load_folds
 from gazekit.evaluation.path_scores import PathScorer, PathSet, Question, RecordedPaths, trial_limits
 from gazekit.evaluation.protocol import Protocol
 from gazekit.evaluation.protocol_parts import path_options
@@ -113,19 +114,21 @@ def evaluate(
     split: str | None = None,
     device: str = "cpu",
     progress: Callable[[str, int, int], None] | None = None,
+    unseen: bool = False,
 ) -> Evaluation:
     """Run `protocol` over `models`, its controls and its ceiling.
 
     Args:
         protocol: What to do.
-        models: Checkpoints, tables of scanpaths, names of models that need no training, or YAML files of such models
-            with their arguments.
+        models: Checkpoints, folders of ``gazekit crossvalidate``, tables of scanpaths, names of models that need no
+            training, or YAML files of such models with their arguments.
         out: Folder for ``scores.parquet``, ``samples.parquet`` and ``evaluation.json``; written last and
             whole, so an earlier result stays until the new one is complete.
         data_root: Data folder; None is ``$GAZEKIT_DATA``, then the cache.
         split: Overrides the protocol's split; ``all`` scores every image.
         device: Where models and metrics run.
         progress: Called with (model, done, total) stimuli.
+        unseen: Score only stimuli of the split on which none of the models was trained.
 
     Raises:
         InputError: Data, a model or a fixation is not what the protocol needs.
@@ -141,6 +144,7 @@ def evaluate(
     scored = _scored_part(data, split or protocol.split)
     table = apply_fixation_rules(data, protocol)
     contestants = gather(protocol, models, table, data, device)
+    scored = _unseen_part(scored, contestants) if unseen else scored
     scorer = None
     if protocol.paths or protocol.search or protocol.objects:
         scorer = PathScorer(protocol, table, scored.trials, data.stimuli, data.objects)
@@ -156,10 +160,14 @@ def evaluate(
         or ((protocol.first_fixation == "design" or protocol.objects is not None) and "target" in data.trials),
         with_objects=protocol.objects is not None,
     )
+    full = None
+    if protocol.pictures == "stimulus" and _grid(protocol) is not None and items.decode:
+        full = StimulusItems(items.data, with_search=items.with_search)
     judge = _Judge(
         protocol, items, scorer, ShuffledFixations(table, data),
         RecordedPaths(table[table["in_path"]], data.stimuli, trial_limits(protocol, data.trials)),
         sorted(set(table.loc[table["in_path"], "stimulus"])), _baseline(protocol, contestants, table, data), device,
+        full,
     )  # fmt: skip
     parts_folder = out / "parts"
     common = {
@@ -208,6 +216,8 @@ def check_models(models: list[str]) -> None:
     for given in models:
         if is_scanpath_file(given):
             read_scanpaths(Path(given))
+        elif Path(given).is_dir():
+            fold_checkpoints(Path(given))
         elif is_model_file(given):
             if not needs_no_training(name := read_model_file(given)[0]):
                 raise InputError(f"{given}: model {name!r} needs training; give its checkpoint file")
@@ -262,6 +272,22 @@ def _scored_part(data: GazeDataset, split: str) -> GazeDataset:
             f"scored on; give a split by stimulus or by subject, or --split all"
         )
     return data.split(split)
+
+
+def _unseen_part(data: GazeDataset, contestants: list[Contestant]) -> GazeDataset:
+    """The stimuli on which nobody was trained.
+
+    Raises:
+        InputError: There is none.
+
+    """
+    trained = [set(c.provenance.get("train_stimuli", ())) for c in contestants
+               if c.provenance.get("train_dataset") == data.name]  # fmt: skip
+    seen = set().union(*trained)
+    left = [name for name in data.stimuli["stimulus"] if name not in seen]
+    if not left:
+        raise InputError(f"{data.name}: on each of {len(data.stimuli)} stimuli a model was trained; give fewer models")
+    return data.subset(stimuli=left)
 
 
 def apply_fixation_rules(data: GazeDataset, protocol: Protocol) -> pd.DataFrame:
@@ -322,6 +348,11 @@ def gather(
         name = _unique(path.stem, {c.name for c in contestants} | set(MODELS) - {path.stem})
         if is_scanpath_file(given):
             contestants.append(_from_file(path, name, protocol, data))
+            continue
+        if path.is_dir():
+            folds, digest = load_folds(path)
+            about = {"checkpoint": path.name, "sha256": digest, **folds.provenance()}
+            contestants.append(Contestant(name, folds.to(device), "model", digest, about))
             continue
         if is_model_file(given):
             model = _fitted(model_from_file(given).to(device), table, data)
@@ -449,6 +480,8 @@ class _Judge:
     names: list[str]
     baseline: GazeModel | None
     device: str
+    # The stimuli in their own size, where maps are on a grid but pictures are not.
+    full: StimulusItems | None = None
 
     @torch.inference_mode()
     def run_piece(self, contestant: Contestant, rows: range) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -463,7 +496,9 @@ class _Judge:
             model = contestant.model
             if model is not None and model.feature_spec(batch.size_wh_px) is not None and batch.image is not None:
                 # The backbone runs once per image, not once per question asked about it.
-                batch = replace(batch, features=model.encode(batch.image))
+                shown = batch if self.full is None else self._in_full(batch)
+                assert shown.image is not None
+                batch = replace(batch, features=model.encode(shown.image), search=shown.search)
             table = _score_stimulus(
                 model, self.baseline, batch, _scored(batch, is_scored), self.shuffled, self.protocol
             )  # fmt: skip
@@ -473,6 +508,17 @@ class _Judge:
             scores.append(table)
             samples.append(self._sample_table(batch, paths))
         return pd.concat(scores, ignore_index=True), pd.concat(samples, ignore_index=True)
+
+    def _in_full(self, batch: TrialBatch) -> TrialBatch:
+        """The stimulus, and the pictures of its targets, in their own size; all else as it was."""
+        assert self.full is not None
+        own = self.full.collate([self.full[self.full.row_of[batch.stimulus[0]]]]).to(self.device)
+        search = batch.search
+        if search is not None and own.search is not None:
+            search = replace(
+                search, template=own.search.template, template_of_trial=own.search.template_of_trial
+            )  # fmt: skip
+        return replace(batch, image=own.image, search=search)
 
     def _path_scores(
         self, scorer: PathScorer, contestant: Contestant, batch: TrialBatch, paths: list[PathSet | None]

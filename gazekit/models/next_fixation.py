@@ -29,10 +29,10 @@ from gazekit.models.registry import load_model, read_checkpoint
 from gazekit.models.saliency_readout import SaliencyReadout, at_nodes, blur, node_areas, warmup_cosine
 
 # Previous fixations that the model looks at; the rotated frame of the last saccade comes on top.
-_LAGS = 4
+LAGS = 4
 _HIDDEN, _TRUNK = 16, 32
-# Numbers that describe an offset: see _describe_offset.
-_N_OFFSET = 12
+# Numbers that describe an offset: see describe_offset.
+N_OFFSET = 12
 # Training estimates the normaliser from every node this near to the last fixation ...
 _NEAR = 5
 # ... and one random node of each block of so many nodes per side elsewhere.
@@ -92,9 +92,9 @@ class NextFixation(GazeModel):
         channels = self.static.content_channels + 1
         self.log_blur_nodes = nn.Parameter(torch.tensor(math.log(1.5)))
         self.content = nn.Linear(channels, _HIDDEN)
-        self.per_lag = nn.ModuleList(_perceptron(_N_OFFSET, _TRUNK, _HIDDEN) for _ in range(_LAGS))
-        self.turn = _perceptron(_N_OFFSET + 1, _TRUNK, _HIDDEN)
-        self.context = _perceptron(7 + channels - 1, 32, _HIDDEN + 2)
+        self.per_lag = nn.ModuleList(perceptron(N_OFFSET, _TRUNK, _HIDDEN) for _ in range(LAGS))
+        self.turn = perceptron(N_OFFSET + 1, _TRUNK, _HIDDEN)
+        self.context = perceptron(7 + channels - 1, 32, _HIDDEN + 2)
         self.mix = nn.Linear(_HIDDEN, _HIDDEN)
         self.out = nn.Linear(_HIDDEN, 1, bias=False)
         # Training starts at the static model.
@@ -191,7 +191,7 @@ class NextFixation(GazeModel):
             point = history[:, lag]
             known = ~point.isnan().any(-1)
             offset = at - point.nan_to_num(0.0)[:, None]
-            hidden = hidden + network(_describe_offset(offset)) * known[:, None, None]
+            hidden = hidden + network(describe_offset(offset)) * known[:, None, None]
         saccade = history[:, 0] - history[:, 1]
         known = ~saccade.isnan().any(-1)
         saccade = saccade.nan_to_num(0.0)
@@ -200,7 +200,7 @@ class NextFixation(GazeModel):
         ex, ey = (saccade / (length + 0.25)).unbind(-1)
         dx, dy = (at - history[:, :1]).unbind(-1)
         turned = torch.stack([dx * ex[:, None] + dy * ey[:, None], dy * ex[:, None] - dx * ey[:, None]], -1)
-        described = _describe_offset(turned)
+        described = describe_offset(turned)
         far = length.log1p()[:, None].expand(*described.shape[:2], 1)
         hidden = hidden + self.turn(torch.cat([described, far], -1)) * known[:, None, None]
         added = self.out(F.silu(self.mix(F.silu(hidden))))[..., 0]
@@ -271,8 +271,8 @@ class NextFixation(GazeModel):
         path = [self._draw(first, scene, batch, generator)]
         total = torch.zeros(scene.hw, dtype=torch.float64, device=batch.device)
         for _ in range(length - 1):
-            recent = torch.stack(path[::-1][:_LAGS], 1) / batch.px_per_dva
-            history = F.pad(recent, (0, 0, 0, _LAGS - recent.shape[1]), value=torch.nan)
+            recent = torch.stack(path[::-1][:LAGS], 1) / batch.px_per_dva
+            history = F.pad(recent, (0, 0, 0, LAGS - recent.shape[1]), value=torch.nan)
             nodes = self.node_log_density(scene, stimulus, history, size_dva)
             total += nodes.double().exp().sum(0)
             path.append(self._draw(nodes, scene, batch, generator))
@@ -360,9 +360,9 @@ class NextFixation(GazeModel):
 def histories(xy: Tensor, valid: Tensor) -> Tensor:
     """(B, T, 2) scanpaths -> (B, T, lags, 2): before each fixation the last ones, most recent first, NaN if none."""
     known = xy.masked_fill(~valid[..., None], torch.nan)
-    padded = F.pad(known, (0, 0, _LAGS, 0), value=torch.nan)
+    padded = F.pad(known, (0, 0, LAGS, 0), value=torch.nan)
     steps = xy.shape[1]
-    return torch.stack([padded[:, _LAGS - lag : _LAGS - lag + steps] for lag in range(1, _LAGS + 1)], 2)
+    return torch.stack([padded[:, LAGS - lag : LAGS - lag + steps] for lag in range(1, LAGS + 1)], 2)
 
 
 def _normalizer_nodes(scene: _Scene, last: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
@@ -392,7 +392,7 @@ def _normalizer_nodes(scene: _Scene, last: Tensor, far: Tensor) -> tuple[Tensor,
     return torch.cat([far.clamp(min=0), near], 1), log_weight
 
 
-def _describe_offset(offset: Tensor) -> Tensor:
+def describe_offset(offset: Tensor) -> Tensor:
     """(..., 2) dva -> (..., 12): linear, logarithmic, direction with two harmonics, two near-field bumps."""
     dx, dy = offset.unbind(-1)
     sq = dx.square() + dy.square()
@@ -410,7 +410,7 @@ def _describe_offset(offset: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def _perceptron(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
+def perceptron(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_out))
 
 

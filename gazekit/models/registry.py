@@ -22,6 +22,7 @@ MODELS = Registry(
         "saliency_readout": "gazekit.models.saliency_readout:SaliencyReadout",
         "next_fixation": "gazekit.models.next_fixation:NextFixation",
         "oat": "gazekit.models.oat:Oat",
+        "codebook": "gazekit.models.codebook:Codebook",
         "itti_koch": "gazekit.models.itti_koch:IttiKoch",
         "inhibited": "gazekit.models.inhibited:Inhibited",
         "cle": "gazekit.models.cle:CLE",

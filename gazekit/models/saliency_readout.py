@@ -171,9 +171,7 @@ class SaliencyReadout(GazeModel):
         """Channels of the last hidden layer, over all members."""
         return self.members * self.hidden
 
-    def read_out(
-        self, maps: Sequence[Tensor], size_wh_px: tuple[int, int], keep: Sequence[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def read_out(self, maps: Sequence[Tensor], keep: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Maps of one view -> log-density per member, and the last hidden layer.
 
         (S, members, h, w) log-density on the output nodes: a node stands for the area around it, so
@@ -181,12 +179,12 @@ class SaliencyReadout(GazeModel):
 
         Args:
             maps: As :meth:`encode` gives them, for one view.
-            size_wh_px: The frame.
             keep: (S, C, 1, 1) channel weights per map, for dropout.
 
         """
-        width, height = size_wh_px
-        hw = input_hw((height, width), 0)
+        # Of the image that was encoded: cached features may come from a larger one than the frame.
+        stride = max(_READ_STRIDE, self.backbone.strides[self.at_scale[0][0]])
+        hw = (maps[0].shape[-2] - 1) * stride + 1, (maps[0].shape[-1] - 1) * stride + 1
         read_hw = nodes_hw(hw, _READ_STRIDE)
         summed: dict[tuple[int, int], Tensor] = {}
         for number, values in enumerate(maps):
@@ -216,8 +214,8 @@ class SaliencyReadout(GazeModel):
         """
         features = self._features(batch)
         half = len(features) // 2
-        seen, content = self.read_out(features[:half], batch.size_wh_px)
-        mirrored, mirrored_content = self.read_out(features[half:], batch.size_wh_px)
+        seen, content = self.read_out(features[:half])
+        mirrored, mirrored_content = self.read_out(features[half:])
         nodes = torch.cat([seen, mirrored.flip(-1)], 1).mean(1)
         return nodes, at_nodes((content + mirrored_content.flip(-1)) / 2.0, nodes.shape[-2:])
 
@@ -245,13 +243,13 @@ class SaliencyReadout(GazeModel):
                 sums = [m.double().square().mean((0, 2, 3)) for m in maps]
                 squares = [a + b for a, b in zip(squares, sums, strict=True)] if n else sums
                 n += 1
-                px_per_dva, width = batch.px_per_dva, batch.size_wh_px[0]
+                px_per_dva, width = batch.working_px_per_dva, batch.size_wh_px[0]
         for number, (t, q) in enumerate(zip(total, squares, strict=True)):
             mean = t / n
             sd = (q / n - mean.square()).clamp(min=0.0).sqrt().clamp(min=0.05)
             getattr(self, f"mean_{number}").copy_(mean[:, None, None])
             getattr(self, f"sd_{number}").copy_(sd[:, None, None])
-        self.log_prior.copy_(_log_prior(fixations, stimuli, _PRIOR_SIGMA_DVA * px_per_dva / width))
+        self.log_prior.copy_(log_fixation_prior(fixations, stimuli, _PRIOR_SIGMA_DVA * px_per_dva / width))
 
     def training_step(self, batch: TrialBatch, batch_idx: int) -> Tensor:
         features = self._features(batch)
@@ -261,7 +259,7 @@ class SaliencyReadout(GazeModel):
             torch.where(mirror[:, None, None, None], b, a)
             for a, b in zip(features[:half], features[half:], strict=True)
         ]
-        log_density, _ = self.read_out(chosen, batch.size_wh_px, keep)
+        log_density, _ = self.read_out(chosen, keep)
         target = node_targets(batch, self.scored(batch), log_density.shape[-2:])
         target = torch.where(mirror[:, None, None], target.flip(-1), target)
         # Every stimulus and member weighs the same, so the mean over processes is the mean over the batch.
@@ -370,7 +368,7 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, n_steps: int, warmup: float)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _log_prior(fixations: pd.DataFrame, stimuli: pd.DataFrame, sigma_of_width: float) -> Tensor:
+def log_fixation_prior(fixations: pd.DataFrame, stimuli: pd.DataFrame, sigma_of_width: float) -> Tensor:
     """Log of the training fixations' density (first fixations left out) on the prior's nodes."""
     sizes = stimuli.set_index("stimulus").loc[fixations["stimulus"], ["width_px", "height_px"]].to_numpy(float)
     relative = torch.from_numpy(fixations[["x_px", "y_px"]].to_numpy(float) / sizes)[

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
@@ -35,6 +36,9 @@ class GazeCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--cache_features", type=bool, default=True, help="Run a frozen backbone once per image.")
+        parser.add_argument(
+            "--score_fixations", type=bool, default=True, help="Score whole maps at every validation and test."
+        )
         parser.add_argument("--predict.paths", type=int, default=10, help="Scanpaths per image for 'predict'.")
         parser.add_argument("--predict.length", type=int, default=8, help="Fixations per predicted scanpath.")
         parser.add_argument("--predict.name", type=str, default="scanpaths", help="Name of the table of scanpaths.")
@@ -45,7 +49,9 @@ class GazeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = Path(self._get(self.config_init, "trainer.default_root_dir") or "runs")
-        extra = [RunCheckpoint(folder), ScoreFixations(), ScoreObjects()]
+        extra: list[Callback] = [RunCheckpoint(folder), ScoreObjects()]
+        if self._get(self.config_init, "score_fixations"):
+            extra.append(ScoreFixations())
         if self.subcommand == "predict":
             self._writer = ScanpathWriter(folder, self._get(self.config, "predict")["name"], self._depends_on())
             extra.append(self._writer)

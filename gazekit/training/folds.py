@@ -18,8 +18,9 @@ _OWN = ("--trainer.default_root_dir", "--data.split", "--data.test_split", "--ck
 
 
 def cross_validate(
-    arguments: list[str], out: Path, folds: int, seed: int, name: str, by: str, say: Callable[[str], None]
-) -> Path:
+    arguments: list[str], out: Path, folds: int, seed: int, name: str, by: str, say: Callable[[str], None],
+    predict: bool = True,
+) -> Path:  # fmt: skip
     """Train and predict fold by fold; the scanpaths of all folds as one table.
 
     Fold k is tested, fold k + 1 validates, the others train. Finished folds are kept, and an unfinished one goes on
@@ -33,9 +34,11 @@ def cross_validate(
         name: Of the table, and of the model where it is evaluated.
         by: Column whose values stay together.
         say: Takes each line.
+        predict: Write scanpaths; False trains only.
 
     Returns:
-        Path of the table, one row per fixation, which ``gazekit evaluate --model`` takes.
+        Path of the table, one row per fixation, or of the folder with the folds; ``gazekit evaluate --model`` takes
+        either, and of the folder it scores maps, too.
 
     Raises:
         InputError: An argument that the folds set themselves, too few folds, or what the training says.
@@ -59,12 +62,18 @@ def cross_validate(
             made = [path for path in folder.glob("*.ckpt") if path.stem not in ("last", "epoch")]
             if len(made) != 1:
                 raise InputError(f"{folder}: expected the checkpoint of one model, found {sorted(map(str, made))}")
-            run("predict", [*common, "--ckpt_path", str(made[0]), "--data.test_split", "test", "--predict.name", name])
+            if predict:
+                told = ["--ckpt_path", str(made[0]), "--data.test_split", "test", "--predict.name", name]
+                run("predict", [*common, *told])
             with written_aside(done) as aside:
                 aside.write_text(json.dumps(about), encoding="utf-8")
         elif json.loads(done.read_text(encoding="utf-8")) != about:
             raise InputError(f"{folder} holds a run with other arguments; give another --out, or remove it")
-        tables.append(pd.read_parquet(folder / f"{name}.parquet").assign(fold=fold))
+        if predict:
+            tables.append(pd.read_parquet(folder / f"{name}.parquet").assign(fold=fold))
+    if not predict:
+        say(f"models of all folds: {out}")
+        return out
     table = pd.concat(tables, ignore_index=True)
     if (twice := table.groupby("stimulus")["fold"].nunique() > 1).any():
         raise InputError(f"{out}: stimulus {twice.idxmax()!r} is in the test part of several folds; split by stimulus")

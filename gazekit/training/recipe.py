@@ -14,7 +14,7 @@ from gazekit.registry import unknown_name
 from gazekit.resources import read_yaml, resource_path
 
 # What a recipe holds beside Lightning's own keys; "reproduces" and "title" are for the reader.
-_KEYS = ["title", "reproduces", "seed", "model", "data", "trainer", "cache_features", "predict"]
+_KEYS = ["title", "reproduces", "seed", "model", "data", "trainer", "cache_features", "score_fixations", "predict"]
 # Keys of the configuration that a run writes; such a file is a recipe too.
 # The data module of a recipe that names none.
 DATA_CLASS = "gazekit.datasets.datamodule.ScanpathDataModule"

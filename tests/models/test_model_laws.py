@@ -36,6 +36,7 @@ ARGUMENTS = {
     "saliency_readout": _READOUT,
     "next_fixation": {"static_args": _READOUT},
     "oat": {"width": 48, "n_heads": 2, "n_layers": 1, "hidden": 32, "crop_hw_px": [34, 34]},
+    "codebook": {"weights": None},
     "eccnet": _ECCNET,
     "g_eymol": {"side_px": 48},
     "neva": {"task": "pixels", **_SMALL},

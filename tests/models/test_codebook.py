@@ -1,0 +1,221 @@
+"""The search model around the codebook: goals, options, placements, and a made-up search that it has to learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gazekit import InputError
+from gazekit.models import create_model
+from gazekit.models.codebook import Codebook
+from tests.models.test_bottleneck import n_parameters
+from tests.models.test_model_laws import STIMULI, TINY_CLIP, make_batch, picture, save, tables, training_loss
+
+SMALL = {"backbone": "mobilenetv2_035", "weights": None, "width": 16, "hidden": 8}
+# The laws' reason: matrix products sum in another order.
+REORDERED = {"rtol": 0.0, "atol": 2e-4}
+
+
+def built(seed=3, **options):
+    torch.manual_seed(seed)
+    model = create_model("codebook", **{**SMALL, **options})
+    fixations, stimuli = tables()
+    model.prepare_fit((make_batch([s]) for s in STIMULI), fixations, stimuli, "made_up")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def looking_for(batch, picture_of=None, name=None):
+    """The batch with everybody looking for something else."""
+    search = batch.search
+    if picture_of is not None:
+        search = replace(
+            search, template=picture(picture_of, (28, 24))[None], template_of_trial=torch.zeros(len(batch)).long()
+        )
+    if name is not None:
+        search = replace(search, target=(name,) * len(batch))
+    return replace(batch, search=search)
+
+
+GOALS = {
+    "image": ({}, {"picture_of": "a bell"}, {"picture_of": "a cup"}),
+    "category": ({"categories": ["bell", "cup"]}, {"name": "bell"}, {"name": "cup"}),
+    "word": ({"clip": TINY_CLIP, "clip_weights": None}, {"name": "bell"}, {"name": "cup"}),
+}
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("placement", ["cell", "global"])
+@torch.no_grad()
+def test_another_goal_lets_other_things_through(goal, placement):
+    options, first, second = GOALS[goal]
+    model, batch = built(goal=goal, placement=placement, **options), make_batch(STIMULI[:1])
+    batches = [looking_for(batch, **first), looking_for(batch, **second)]
+    steps = [model.conditional_log_density(b)[batch.valid] for b in batches]
+    later = torch.cat([torch.arange(int(n)) for n in batch.valid.sum(1)]) > 0
+    assert (steps[0] - steps[1])[later].abs().amax() > 1e-3
+    if placement == "cell":
+        weights = [model.scene(b)[1] for b in batches]
+        assert weights[0].shape[-1] == 256
+        assert (weights[0] - weights[1]).abs().max() > 1e-4
+    # The same goal twice is the same, though the model kept what it saw.
+    again = model.conditional_log_density(batches[0])[batch.valid]
+    assert torch.equal(again, steps[0])
+
+
+@torch.no_grad()
+def test_without_a_goal_nothing_depends_on_it():
+    model, batch = built(goal="none"), make_batch(STIMULI[:1])
+    one, other = (model.scene(looking_for(batch, picture_of=p, name=p))[1] for p in ("a bell", "a cup"))
+    assert torch.equal(one, other)
+    # And a model that would use one sees the scene alone where there is none.
+    model = built()
+    free = replace(batch, search=None)
+    assert model.conditional_log_density(free).isfinite().all()
+    assert (model.scene(free)[1] - model.scene(batch)[1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_trials_with_different_goals_in_one_batch():
+    batch = make_batch(STIMULI[:1])
+    search = replace(
+        batch.search, template=torch.stack([picture(p, (28, 24)) for p in ("a bell", "a cup")]),
+        template_of_trial=torch.tensor([0, 1, 0]),
+    )  # fmt: skip
+    mixed, model = replace(batch, search=search), built()
+    together, maps = model.conditional_log_density(mixed), model.log_density(mixed)
+    assert not torch.equal(maps[0], maps[1])
+    assert torch.equal(maps[0], maps[2])
+    for row in range(len(batch)):
+        alone = mixed.trials(row, row + 1)
+        n = int(batch.valid[row].sum())
+        torch.testing.assert_close(together[row, :n], model.conditional_log_density(alone)[0, :n], **REORDERED)
+        torch.testing.assert_close(maps[row], model.log_density(alone)[0], **REORDERED)
+
+
+@torch.no_grad()
+def test_the_place_of_the_target_is_not_used():
+    batch, model = make_batch(STIMULI[:1]), built()
+    told = replace(
+        batch.search, box_px=torch.tensor([[10.0, 20.0, 60.0, 70.0]]).expand(len(batch), 4),
+        has_box=torch.ones(len(batch), dtype=torch.bool),
+    )  # fmt: skip
+    with_box = replace(batch, search=told)
+    assert torch.equal(model.conditional_log_density(with_box), model.conditional_log_density(batch))
+
+
+@torch.no_grad()
+def test_scanpaths_begin_where_the_design_put_the_eye():
+    batch, model = make_batch(STIMULI[:1]), built()
+    start = torch.tensor([[40.0, 200.0]]).expand(len(batch), 2)
+    search = replace(batch.search, start_xy_px=start, has_start=torch.ones(len(batch), dtype=torch.bool))
+    given = replace(batch, search=search)
+    first = model.sample(given, 200, 2, torch.Generator().manual_seed(0)).xy_px[:, :, 0]
+    # Half a degree is 6 px here, and positions are drawn on a grid of 9 px.
+    assert (first.mean(1) - start).abs().max() < 5
+    assert first.std(1).max() < 15
+    free = model.sample(batch, 200, 2, torch.Generator().manual_seed(0)).xy_px[:, :, 0]
+    assert free.std(1).min() > 15
+
+
+@pytest.mark.parametrize("bottleneck", ["codebook", "linear", "none"])
+@pytest.mark.parametrize("placement", ["cell", "global"])
+@pytest.mark.parametrize("attention", ["none", "plain", "gated"])
+def test_every_option_trains_and_is_restored(bottleneck, placement, attention, tmp_path):
+    if placement == "global" and attention != "none":
+        with pytest.raises(InputError, match="attention: none"):
+            built(placement=placement, attention=attention)
+        return
+    model = built(bottleneck=bottleneck, placement=placement, attention=attention, usage_weight=1e-2).train()
+    batch = make_batch(STIMULI[:2])
+    loss = training_loss(model, batch)
+    loss.backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and not (p.grad.abs() > 0).any()]
+    assert not without, f"without a gradient: {without}"
+    # Noise depends on seed, epoch and stimulus alone.
+    assert torch.equal(training_loss(model, batch).detach(), loss.detach())
+    restored = Codebook.from_checkpoint(torch.load(save(model, tmp_path / "m.ckpt"), weights_only=True))
+    restored.load_state_dict(torch.load(tmp_path / "m.ckpt", weights_only=True)["state_dict"])
+    with torch.no_grad():
+        found, expected = (m.eval().conditional_log_density(batch) for m in (restored, model))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("goal", ["category", "word"])
+def test_goals_without_a_picture_are_restored(goal, tmp_path):
+    options, first, _ = GOALS[goal]
+    model, batch = built(goal=goal, **options), looking_for(make_batch(STIMULI[:1]), **first)
+    checkpoint = torch.load(save(model, tmp_path / "m.ckpt"), weights_only=True)
+    restored = Codebook.from_checkpoint(checkpoint)
+    restored.load_state_dict(checkpoint["state_dict"])
+    with torch.no_grad():
+        assert torch.equal(restored.eval().conditional_log_density(batch), model.conditional_log_density(batch))
+
+
+def test_kept_features_train_as_new_ones_do():
+    """With cached features a scene is described once per training; the loss is the same."""
+    model, batch = built().train(), make_batch(STIMULI[:2])
+    with torch.no_grad():
+        cached = replace(batch, image=None, features=model.encode(batch.image))
+    losses = [training_loss(model, b).item() for b in (batch, cached, cached)]
+    assert losses[1] == losses[2]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_target_in_the_scene_is_found_by_likeness():
+    """Frozen features alone, before any training: the cell where a cut-out was made is most like it."""
+    scene = picture("a lake", (320, 240))
+    left, top, side = 160, 96, 64
+    cut = scene[:, top : top + side, left : left + side]
+    batch = make_batch(STIMULI[:1])
+    search = replace(batch.search, template=cut[None], template_of_trial=torch.zeros(len(batch)).long())
+    batch = replace(batch, image=scene[None], search=search)
+    model = built()
+    goals = model._goals(batch)
+    with torch.no_grad():
+        maps = model.encode(scene[None])
+        _, match = model._cells(maps[: len(maps) // 2], goals)
+    h, w = match.shape[1:3]
+    at = match[0, ..., 0].flatten().argmax().item()
+    found = (at % w) / (w - 1) * 320, (at // w) / (h - 1) * 240
+    assert abs(found[0] - (left + side / 2)) <= 40
+    assert abs(found[1] - (top + side / 2)) <= 40
+
+
+def test_the_gain_over_the_prior_is_that_of_the_maps():
+    model, batch = built(), make_batch(STIMULI[:2])
+    gain = model.gain_over_prior(batch)
+    with torch.no_grad():
+        model.decoder.out.weight.zero_()
+        model.decoder.static.weight.zero_()
+        model.decoder.prior_weight.fill_(1.0)
+        for p in model.decoder.context.parameters():
+            p.zero_()
+    assert gain.abs().min() > 1e-3
+    # Nothing but the prior gains nothing over it (its nodes are a coarser grid, normalised anew).
+    assert model.gain_over_prior(batch).abs().max() < 0.2
+
+
+def test_wrong_arguments_and_unknown_targets():
+    for options, match in (
+        ({"goal": "sound"}, "no goal named 'sound'"),
+        ({"placement": "cells"}, "did you mean 'cell'"),
+        ({"attention": "open"}, "no attention of the decoder named 'open'"),
+        ({"goal": "category"}, "needs categories"),
+        ({"bottleneck": "vq"}, "no bottleneck named 'vq'"),
+    ):
+        with pytest.raises(InputError, match=match):
+            create_model("codebook", **{**SMALL, **options})
+    model = built(goal="category", categories=["bell", "cup"])
+    with pytest.raises(InputError, match=r"no category named 'cop'; did you mean 'cup'\?"):
+        model.scene(looking_for(make_batch(STIMULI[:1]), name="cop"))
+
+
+def test_the_published_size_of_the_whole_map():
+    model = create_model("codebook", weights=None, placement="global", bottleneck_options={"normalize": False})
+    assert n_parameters(model.bottleneck) == 423_074
