@@ -34,7 +34,7 @@ def test_every_shipped_protocol_is_read_whole(name):
     assert protocol.name == name == written["name"]
     read = protocol.as_dict()
     # Defaults that move a number stand in the record, written or not.
-    assert set(read) == set(written) | {"scored_map", "reduction"}
+    assert set(read) == set(written) | {"scored_map", "reduction", "pictures"}
     for key, value in written.items():
         assert contains(read[key], value), key
 
