@@ -15,21 +15,22 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gazekit.backbones import WeightsSource, create_backbone
+from gazekit.backbones import create_backbone
 from gazekit.backbones.clip import create_clip
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
-from gazekit.models.base import GazeModel, constructor_arguments, marginal_generator, sample_positions, seed_of
+from gazekit.models.base import marginal_generator, sample_positions, seed_of
 from gazekit.models.bottleneck import create_bottleneck
 from gazekit.models.codebook_decoder import CellDecoder, Scene, WholeDecoder, saccade_embedding
+from gazekit.models.frozen_backbone import OnFrozenBackbone
 from gazekit.models.next_fixation import LAGS, histories
 from gazekit.models.saliency_readout import (
     at_nodes,
@@ -79,7 +80,7 @@ class _Goals:
     patches: tuple[Tensor, ...]
 
 
-class Codebook(GazeModel):
+class Codebook(OnFrozenBackbone):
     """Conditional log-density of the next fixation of somebody who searches; samples scanpaths of any length.
 
     Without a goal (free viewing) nothing is fused in, and the model is one of the scene alone.
@@ -110,6 +111,8 @@ class Codebook(GazeModel):
             a resumed or distributed run sees the same ones.
 
     """
+
+    brought: ClassVar[tuple[str, ...]] = ("weights", "clip_weights")
 
     def __init__(
         self,
@@ -190,27 +193,6 @@ class Codebook(GazeModel):
         self.register_buffer("start", torch.tensor([0.0, 0.0, 3.0, 3.0]))
         self._templates: dict[str, tuple[Tensor, ...]] = {}
         self._seen: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
-
-    @classmethod
-    def from_checkpoint(cls, checkpoint: dict[str, Any]) -> Codebook:
-        # The weights are in the checkpoint: nothing is downloaded, and no file is looked for.
-        model = cls(**{**constructor_arguments(checkpoint), "weights": None, "clip_weights": None})
-        model.source = WeightsSource(**checkpoint["backbone_source"])
-        model.train_stimuli, model.train_dataset = checkpoint["train_stimuli"], checkpoint["train_dataset"]
-        return model
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["backbone_source"] = self.source.as_dict()
-        checkpoint["train_stimuli"], checkpoint["train_dataset"] = self.train_stimuli, self.train_dataset
-
-    def provenance(self) -> dict[str, Any]:
-        return {
-            "backbone": self.backbone.name,
-            "weights": str(self.source),
-            "train_dataset": self.train_dataset,
-            "train_stimuli": self.train_stimuli,
-        }
 
     # What is seen
 

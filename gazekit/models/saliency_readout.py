@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gazekit.backbones import WeightsSource, create_backbone
+from gazekit.backbones import create_backbone
 from gazekit.batch import TrialBatch
 from gazekit.density import count_fixations, gaussian_operators, normalize_log_density
 from gazekit.errors import InputError
-from gazekit.models.base import GazeModel, constructor_arguments, seed_of
+from gazekit.models.base import seed_of
+from gazekit.models.frozen_backbone import OnFrozenBackbone
 
 # Linear bottlenecks of MobileNetV2: the coarse scale adds what is large in the image.
 _TAPS = ("blocks.2", "blocks.3", "blocks.4", "blocks.5")
@@ -42,7 +43,7 @@ _PRIOR_SIGMA_DVA, _PRIOR_UNIFORM = 1.1, 1e-3
 _N_CALIBRATION = 96
 
 
-class SaliencyReadout(GazeModel):
+class SaliencyReadout(OnFrozenBackbone):
     """Log-density over pixels from frozen features; only the readout, the blur and the prior's weight train.
 
     Args:
@@ -106,27 +107,6 @@ class SaliencyReadout(GazeModel):
         self.prior_weight = nn.Parameter(torch.tensor(1.0))
         self.log_prior: Tensor
         self.register_buffer("log_prior", torch.full(_PRIOR_HW, -math.log(_PRIOR_HW[0] * _PRIOR_HW[1])))
-
-    @classmethod
-    def from_checkpoint(cls, checkpoint: dict[str, Any]) -> SaliencyReadout:
-        # The weights are in the checkpoint: nothing is downloaded, and no file is looked for.
-        model = cls(**{**constructor_arguments(checkpoint), "weights": None})
-        model.source = WeightsSource(**checkpoint["backbone_source"])
-        model.train_stimuli, model.train_dataset = checkpoint["train_stimuli"], checkpoint["train_dataset"]
-        return model
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["backbone_source"] = self.source.as_dict()
-        checkpoint["train_stimuli"], checkpoint["train_dataset"] = self.train_stimuli, self.train_dataset
-
-    def provenance(self) -> dict[str, Any]:
-        return {
-            "backbone": self.backbone.name,
-            "weights": str(self.source),
-            "train_dataset": self.train_dataset,
-            "train_stimuli": self.train_stimuli,
-        }
 
     # Features
 
