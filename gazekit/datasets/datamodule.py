@@ -391,7 +391,7 @@ class SearchDataModule(ScanpathDataModule):
     an error.
 
     Args:
-        template_size_wh_px: Size to which target images are scaled; None keeps theirs, which must be one.
+        template_size_wh_px: Size to which target images are scaled; None scales them as the stimuli; it must be one.
         kwargs: As :class:`ScanpathDataModule`.
 
     """

@@ -52,10 +52,11 @@ def test_search_batches_say_what_was_searched_for(interiors):
     assert task.start_xy_px[row].tolist() == [618 / 2, 755 / 4]
     assert task.max_saccades[row] == 12
     assert batch.xy_px[row, 0].tolist() == pytest.approx([624.5 / 2, 759.9 / 4])
-    assert task.template.shape == (1, 3, 72, 72)
+    # So is the picture of the target.
+    assert task.template.shape == (1, 3, 18, 36)
     assert task.template_of_trial.tolist() == [0, 0]
     template = interiors / "templates" / "grayscale_2_kitchen_template_1.jpg"
-    assert torch.equal(task.template[0], read_image(template))
+    assert torch.equal(task.template[0], read_image(template, (36, 18)))
     assert np.isnan(batch.px_per_dva)  # the release does not state the geometry
 
 

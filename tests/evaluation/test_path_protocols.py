@@ -1009,7 +1009,8 @@ def shipped_world(**columns):
     rng = np.random.default_rng(4)
 
     def edit(table):
-        table = table.assign(start_x_px=120.0, start_y_px=80.0, max_saccades=rng.integers(9, 13, len(table)), **columns)
+        made = {"start_x_px": 120.0, "start_y_px": 80.0, "max_saccades": rng.integers(9, 13, len(table))}
+        table = table.assign(**{**made, **columns})
         return table if table["target_present"].all() else table.assign(**dict.fromkeys(BOX, math.nan))
 
     data = make_world(lengths=(11, 13), seed=6, images=IMAGES[:3], trial_edit=edit)
