@@ -14,7 +14,6 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -50,8 +49,6 @@ _ATTENTION = ("none", "plain", "gated")
 _TEMPLATE_PX, _TEMPLATE_CORE_PX = 129, 64
 _PRIOR_HW = (73, 97)
 _PRIOR_SIGMA_DVA = 1.1
-# Stimuli from which the channels' means and SDs are measured.
-_N_CALIBRATION = 96
 # Of the whole map in the published agent: channels and cells per side.
 _WHOLE_CHANNELS, _WHOLE_CELLS = 32, 7
 # Scatter of first fixations around where the design put the eye.
@@ -154,9 +151,7 @@ class Codebook(OnFrozenBackbone):
         self.train_stimuli: list[str] = []
         self.train_dataset = ""
         channels = self.backbone.channels
-        for number, c in enumerate(channels):
-            self.register_buffer(f"mean_{number}", torch.zeros(c, 1, 1))
-            self.register_buffer(f"sd_{number}", torch.ones(c, 1, 1))
+        self.expect_channels(channels)
         self.see = nn.Linear(sum(channels), width, bias=False)
         matched = 0
         if goal == "image":
@@ -211,19 +206,6 @@ class Codebook(OnFrozenBackbone):
         resized = F.interpolate(image, hw, mode="bilinear", align_corners=False, antialias=True)
         return (*self.backbone(resized), *self.backbone(resized.flip(-1)))
 
-    def _features(self, batch: TrialBatch) -> tuple[Tensor, ...]:
-        if batch.features is not None:
-            return batch.features
-        assert batch.image is not None, "a batch has an image or features"
-        with torch.no_grad():
-            return self.encode(batch.image)
-
-    def _standardized(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        return [
-            (m.float() - getattr(self, f"mean_{number}")) / getattr(self, f"sd_{number}")
-            for number, m in enumerate(maps)
-        ]
-
     def _pooled(self, maps: Sequence[Tensor]) -> Tensor:
         """Standardised maps -> (S, C, h, w) on the cells: means around the cells' nodes."""
         coarsest = max(self.backbone.strides)
@@ -275,7 +257,7 @@ class Codebook(OnFrozenBackbone):
                 blank = torch.zeros(channels, side, side, device=device)
                 raw = torch.stack([f[number].to(device) if f[number].numel() else blank for f in found])
                 known = torch.tensor([bool(f[number].numel()) for f in found], device=device)
-                patches.append(self._standardized_one(raw, number) * known[:, None, None, None])
+                patches.append(self.standardized(raw, number) * known[:, None, None, None])
             return tuple(patches), torch.cat([p.mean((2, 3)) for p in patches], 1)
         if self.goal == "category":
             rows = [0 if goal is None else self._category(goal) for goal in goals]
@@ -297,10 +279,6 @@ class Codebook(OnFrozenBackbone):
                 + f" It was built for {len(self.category_of)}: {', '.join(list(self.category_of)[:8])}"
             )
         return self.category_of[name]
-
-    def _standardized_one(self, maps: Tensor, number: int) -> Tensor:
-        scaled: Tensor = (maps - getattr(self, f"mean_{number}")) / getattr(self, f"sd_{number}")
-        return scaled
 
     @torch.no_grad()
     def _template(self, picture: Tensor) -> tuple[Tensor, ...]:
@@ -331,7 +309,7 @@ class Codebook(OnFrozenBackbone):
     @torch.no_grad()
     def _cells(self, maps: Sequence[Tensor], goals: _Goals) -> tuple[Tensor, Tensor]:
         """Raw maps -> (S, h, w, C) what is in each cell, and (P, h, w, taps) how much it is like the target."""
-        standardized = self._standardized(maps)
+        standardized = [self.standardized(m, number) for number, m in enumerate(maps)]
         pooled = self._pooled(standardized).movedim(1, -1)
         if self.goal != "image":
             return pooled, pooled.new_zeros(len(goals.stimulus), *pooled.shape[1:3], 0)
@@ -391,7 +369,7 @@ class Codebook(OnFrozenBackbone):
 
     def scene(self, batch: TrialBatch) -> tuple[Scene, Tensor | None, _Goals]:
         """Pairs of stimulus and goal as they pass the bottleneck, the codes' (P, N, K) weights, and the goals."""
-        features = self._features(batch)
+        features = self.features_of(batch)
         goals = self._goals(batch)
         cells = self._cells(features[: len(features) // 2], goals)
         scene, weights = self._scene(batch, cells, goals, None, None)
@@ -529,25 +507,7 @@ class Codebook(OnFrozenBackbone):
     ) -> None:
         self.train_stimuli, self.train_dataset = stimuli["stimulus"].tolist(), card
         self._seen.clear()
-        n = 0
-        total: list[Tensor] = []
-        squares: list[Tensor] = []
-        px_per_dva, size_wh_px = 1.0, (1, 1)
-        with torch.no_grad():
-            for batch in islice(batches, _N_CALIBRATION):
-                maps = self._features(batch)
-                maps = maps[: len(maps) // 2]
-                sums = [m.double().mean((0, 2, 3)) for m in maps]
-                total = [a + b for a, b in zip(total, sums, strict=True)] if n else sums
-                sums = [m.double().square().mean((0, 2, 3)) for m in maps]
-                squares = [a + b for a, b in zip(squares, sums, strict=True)] if n else sums
-                n += 1
-                px_per_dva, size_wh_px = batch.working_px_per_dva, batch.size_wh_px
-        for number, (t, q) in enumerate(zip(total, squares, strict=True)):
-            mean = t / n
-            sd = (q / n - mean.square()).clamp(min=0.0).sqrt().clamp(min=0.05)
-            getattr(self, f"mean_{number}").copy_(mean[:, None, None])
-            getattr(self, f"sd_{number}").copy_(sd[:, None, None])
+        px_per_dva, size_wh_px = self.measure_channels(batches)
         self.log_prior.copy_(log_fixation_prior(fixations, stimuli, _PRIOR_SIGMA_DVA * px_per_dva / size_wh_px[0]))
         first = fixations[fixations["fixation"] == 0]
         size = stimuli.set_index("stimulus").loc[first["stimulus"], ["width_px", "height_px"]].to_numpy(float)
@@ -556,7 +516,7 @@ class Codebook(OnFrozenBackbone):
         self.start.copy_(torch.cat([offset.mean(0), offset.std(0).clamp(min=0.5)]))
 
     def training_step(self, batch: TrialBatch, batch_idx: int) -> Tensor:
-        features = self._features(batch)
+        features = self.features_of(batch)
         half = len(features) // 2
         generators = [
             torch.Generator().manual_seed(seed_of(self.hparams["seed"], self.current_epoch, name))

@@ -7,6 +7,7 @@ search.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -35,7 +36,7 @@ _CENTER_SD, _TARGET_SD = 0.25, 2.0
 _CROP_HW_PX = (24, 16)
 
 
-class ObjectControl(FixationMemory):
+class ObjectControl(FixationMemory, ABC):
     """Objects drawn independently, a geometric number of them.
 
     Args:
@@ -52,9 +53,9 @@ class ObjectControl(FixationMemory):
         self.save_hyperparameters()
         self.grid = int(grid[0]), int(grid[1])
 
+    @abstractmethod
     def logits(self, batch: TrialBatch, objects: ObjectLayout) -> Tensor:
         """(B, N) log of how attractive each object is, up to a constant."""
-        raise NotImplementedError
 
     def _fit(self) -> None:
         _, lengths = np.unique(self.memory["trial"].numpy(), return_counts=True)

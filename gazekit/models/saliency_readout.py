@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 import pandas as pd
@@ -39,8 +38,6 @@ _READ_STRIDE, _OUT_STRIDE = 16, 8
 # The prior is kept on the output nodes of a 600x800 image and resampled for other sizes.
 _PRIOR_HW = (73, 97)
 _PRIOR_SIGMA_DVA, _PRIOR_UNIFORM = 1.1, 1e-3
-# Stimuli from which the channels' means and SDs are measured.
-_N_CALIBRATION = 96
 
 
 class SaliencyReadout(OnFrozenBackbone):
@@ -95,9 +92,7 @@ class SaliencyReadout(OnFrozenBackbone):
         self.project = nn.ModuleList(
             nn.Conv2d(c, width, side, padding=side // 2, bias=False) for c, side in zip(channels, sides, strict=True)
         )
-        for number, c in enumerate(channels):
-            self.register_buffer(f"mean_{number}", torch.zeros(c, 1, 1))
-            self.register_buffer(f"sd_{number}", torch.ones(c, 1, 1))
+        self.expect_channels(channels)
         self.gain, self.shift = nn.Parameter(torch.ones(width, 1, 1)), nn.Parameter(torch.zeros(width, 1, 1))
         self.mix = nn.Conv2d(width, width, 1, groups=members)
         # Without a bias: the log-softmax would take it out again, and AdamW would make rounding errors of it.
@@ -137,13 +132,6 @@ class SaliencyReadout(OnFrozenBackbone):
             maps += [levels[index][..., ::step, ::step] for index, step in zip(used, steps, strict=True)]
         return maps
 
-    def _features(self, batch: TrialBatch) -> tuple[Tensor, ...]:
-        if batch.features is not None:
-            return batch.features
-        assert batch.image is not None, "a batch has an image or features"
-        with torch.no_grad():
-            return self.encode(batch.image)
-
     # Readout
 
     @property
@@ -168,7 +156,7 @@ class SaliencyReadout(OnFrozenBackbone):
         read_hw = nodes_hw(hw, _READ_STRIDE)
         summed: dict[tuple[int, int], Tensor] = {}
         for number, values in enumerate(maps):
-            x = (values.float() - getattr(self, f"mean_{number}")) / getattr(self, f"sd_{number}")
+            x = self.standardized(values, number)
             x = self.project[number](x if keep is None else x * keep[number])
             key = (x.shape[-2], x.shape[-1])
             summed[key] = summed[key] + x if key in summed else x
@@ -192,7 +180,7 @@ class SaliencyReadout(OnFrozenBackbone):
 
         Both are means over the image and its mirror image; the density also over the members.
         """
-        features = self._features(batch)
+        features = self.features_of(batch)
         half = len(features) // 2
         seen, content = self.read_out(features[:half])
         mirrored, mirrored_content = self.read_out(features[half:])
@@ -210,29 +198,11 @@ class SaliencyReadout(OnFrozenBackbone):
         self, batches: Iterable[TrialBatch], fixations: pd.DataFrame, stimuli: pd.DataFrame, card: str
     ) -> None:
         self.train_stimuli, self.train_dataset = stimuli["stimulus"].tolist(), card
-        n = 0
-        total: list[Tensor] = []
-        squares: list[Tensor] = []
-        px_per_dva = width = 0.0
-        with torch.no_grad():
-            for batch in islice(batches, _N_CALIBRATION):
-                maps = self._features(batch)
-                maps = maps[: len(maps) // 2]
-                sums = [m.double().mean((0, 2, 3)) for m in maps]
-                total = [a + b for a, b in zip(total, sums, strict=True)] if n else sums
-                sums = [m.double().square().mean((0, 2, 3)) for m in maps]
-                squares = [a + b for a, b in zip(squares, sums, strict=True)] if n else sums
-                n += 1
-                px_per_dva, width = batch.working_px_per_dva, batch.size_wh_px[0]
-        for number, (t, q) in enumerate(zip(total, squares, strict=True)):
-            mean = t / n
-            sd = (q / n - mean.square()).clamp(min=0.0).sqrt().clamp(min=0.05)
-            getattr(self, f"mean_{number}").copy_(mean[:, None, None])
-            getattr(self, f"sd_{number}").copy_(sd[:, None, None])
+        px_per_dva, (width, _) = self.measure_channels(batches)
         self.log_prior.copy_(log_fixation_prior(fixations, stimuli, _PRIOR_SIGMA_DVA * px_per_dva / width))
 
     def training_step(self, batch: TrialBatch, batch_idx: int) -> Tensor:
-        features = self._features(batch)
+        features = self.features_of(batch)
         half = len(features) // 2
         mirror, keep = self._augmentation(batch, [m.shape[1] for m in features[:half]])
         chosen = [
