@@ -31,9 +31,9 @@ from gazekit.kernels.engine import Candidate, choose, triton_cannot
 from gazekit.kernels.inputs import check_broadcast, check_qkv
 from gazekit.kernels.plan import BlockPlan, BoxPlan, Gather
 
-# Scores computed at once on the way through the tiles (1 MB in float32): they stay in the cache between the
+# Scores computed at once on the way through the tiles (1.5 MB in float32): they stay in the cache between the
 # matrix products, yet are enough of them for the products to run at full speed.
-_SCORES_AT_ONCE = 2**18
+_SCORES_AT_ONCE = 3 * 2**17
 
 
 def block_sparse_attention(
@@ -146,10 +146,10 @@ def _triton_cannot(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, bias: BiasF
 
 
 class _Gathered(torch.autograd.Function):
-    """A few query tiles at a time: gather their keys, matrix products and a softmax in scratch memory.
+    """A few query tiles at a time: gather their rows, matrix products and a softmax in scratch memory.
 
-    Written out, because scaled_dot_product_attention gives no gradient to lse and would keep the gathered keys for
-    the backward pass. Where a piece needs neither mask nor bias, PyTorch's fused operators for a CPU compute it.
+    Written out, because scaled_dot_product_attention gives no gradient to lse, would keep the gathered keys for the
+    backward pass, and on a CPU is slower where few queries see few keys: it cuts 64 queries into blocks of 32.
     """
 
     @staticmethod
@@ -157,85 +157,60 @@ class _Gathered(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None, query_factor: Tensor | None,
         key_factor: Tensor | None, plan: BlockPlan, scale: float,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        heads = _HeadsFirst(q, k, v, key_bias, query_factor, key_factor, plan, scale)
-        out = heads.q.new_zeros((*heads.q.shape[:-1], v.shape[-1]))
-        lse = heads.q.new_full((*heads.q.shape[:-1], 1), -torch.inf)
-        for piece in heads.pieces():
-            if piece.plain:
-                fused, fused_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                    piece.gather_queries("q", heads.q)[:, None],
-                    piece.gather_keys("k")[:, None],
-                    piece.gather_keys("v")[:, None],
-                    scale=1.0,
-                )
-                piece.put(out, fused[:, 0])
-                piece.put(lse, fused_lse[:, 0, :, None])
-                continue
-            scores = piece.scores()
-            top = scores.amax(-1, keepdim=True)
-            if piece.some_empty:
-                top.masked_fill_(top == -torch.inf, 0.0)
-            weights = scores.sub_(top).exp_()
-            total = weights.sum(-1, keepdim=True)
-            values = torch.bmm(weights, piece.gather_keys("v"))
-            # A row without keys sums to exactly 0, and its output stays 0.
-            values /= total.clamp(min=torch.finfo(total.dtype).tiny) if piece.some_empty else total
-            piece.put(out, values)
-            piece.put(lse, total.log_().add_(top))
-        ctx.save_for_backward(q, k, v, key_bias, query_factor, key_factor, out, lse)
+        rows = _Rows(q, k, v, key_bias, query_factor, key_factor, plan, scale)
+        out, lse = rows.table(len(rows.q), v.shape[-1], 0.0), rows.table(len(rows.q), 1, -torch.inf)
+        for piece in rows.pieces():
+            scores = piece.scores(piece.queries("q", rows.q), piece.keys("k", rows.k))
+            weights = piece.weights(scores)
+            values = piece.keys("v", rows.v)
+            piece.put(out, torch.bmm(weights, values, out=rows.scratch("put", (*weights.shape[:2], values.shape[2]))))
+            # A query's largest weight is exp(top - lse).
+            top = _top(scores)
+            piece.put(lse, (top - _top(weights).log()).masked_fill_(top == -torch.inf, -torch.inf))
+        ctx.save_for_backward(q, k, v, key_bias, query_factor, key_factor, out)
         ctx.plan, ctx.scale = plan, scale
         ctx.set_materialize_grads(False)
-        return heads.heads_last(out).to(q.dtype), heads.heads_last(lse)[..., 0]
+        B, N, H, _ = q.shape
+        return out.view(B, N, H, -1).to(q.dtype), lse.view(B, N, H)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Any:  # type: ignore[override]
-        q, k, v, key_bias, query_factor, key_factor, out, lse = ctx.saved_tensors
-        tensors = q, k, v, key_bias, query_factor, key_factor
-        heads = _HeadsFirst(*tensors, ctx.plan, ctx.scale)
-        g = torch.zeros_like(out) if grad_out is None else heads.heads_first(grad_out)
+        *tensors, out = ctx.saved_tensors
+        q, k, v, key_bias, query_factor, key_factor = tensors
+        rows = _Rows(q, k, v, key_bias, query_factor, key_factor, ctx.plan, ctx.scale)
+        g = torch.zeros_like(out) if grad_out is None else grad_out.to(out.dtype).reshape(out.shape)
         delta = (g * out).sum(-1, keepdim=True)
         if grad_lse is not None:
-            delta -= heads.heads_first(grad_lse[..., None])
-        # exp(-inf - (-inf)) is NaN; a row without keys has no score above -inf either.
-        lse = lse.masked_fill(lse == -torch.inf, 0.0)
-        dq, dk, dv = torch.zeros_like(heads.q), torch.zeros_like(heads.k), torch.zeros_like(heads.v)
-        db = None if heads.key_bias is None else heads.q.new_zeros((*heads.q.shape[:3], heads.k.shape[2]))
-        for piece in heads.pieces():
-            queries, upstream = piece.gather_queries("q", heads.q), piece.gather_queries("g", g)
-            keys, values = piece.gather_keys("k"), piece.gather_keys("v")
-            if piece.plain and grad_lse is None:
-                saved, saved_lse = piece.gather_queries("out", out), piece.gather_queries("lse", lse)
-                of_piece = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                    *(x[:, None] for x in (upstream, queries, keys, values, saved)),
-                    saved_lse[:, None, :, 0],
-                    0.0,
-                    False,
-                    scale=1.0,
-                )
-                piece.put(dq, of_piece[0][:, 0])
-                piece.add(dk, of_piece[1][:, 0])
-                piece.add(dv, of_piece[2][:, 0])
-                continue
-            weights = piece.scores(queries, keys).sub_(piece.gather_queries("lse", lse)).exp_()
-            grad_scores = torch.bmm(upstream, values.mT, out=heads.scratch("grad_scores", weights.shape))
-            grad_scores.sub_(piece.gather_queries("delta", delta)).mul_(weights)
-            piece.add(dv, torch.bmm(weights.mT, upstream, out=heads.scratch("dv", values.shape)))
-            piece.put(dq, torch.bmm(grad_scores, keys))
-            piece.add(dk, torch.bmm(grad_scores.mT, queries, out=heads.scratch("dk", keys.shape)))
+            delta -= grad_lse.to(out.dtype).reshape(-1, 1)
+        dq, dk, dv = rows.table(len(rows.q), rows.q.shape[1], 0.0), torch.zeros_like(rows.k), torch.zeros_like(rows.v)
+        db = None if rows.key_bias is None else rows.q.new_zeros(len(rows.k) * rows.G)
+        for piece in rows.pieces():
+            queries, upstream = piece.queries("q", rows.q), piece.queries("g", g)
+            keys, values = piece.keys("k", rows.k), piece.keys("v", rows.v)
+            weights = piece.weights(piece.scores(queries, keys))
+            piece.add(dv, torch.bmm(weights.mT, upstream, out=rows.scratch("add", values.shape)))
+            # In the memory of the scores, which are no longer needed.
+            grad_scores = torch.bmm(upstream, values.mT, out=rows.scratch("scores", weights.shape))
+            grad_scores.sub_(piece.queries("delta", delta)).mul_(weights)
+            piece.put(dq, rows.scaled("put", grad_scores, keys))
+            piece.add(dk, rows.scaled("add", grad_scores.mT, queries))
             if db is not None:
                 piece.add_per_head(db, grad_scores)
-        return (*heads.input_gradients(tensors, dq, dk, dv, db), None, None)
+        return (*rows.input_gradients(tensors, dq, dk, dv, db), None, None)
 
 
-class _HeadsFirst:
-    """The operands as matrices per key head, scale and factors folded in, and the pieces to compute one by one.
+class _Rows:
+    """The operands as tables of rows, which are gathered fastest so, and the pieces to compute one by one.
 
     Attributes:
-        q: (B, E, G, N, D + R) scaled queries and their factors; E key heads, G query heads of each.
-        k: (B, E, M, D + R).
-        v: (B, E, M, Dv).
-        key_bias: (B | 1, E | 1, G | 1, M) or None.
+        E: Key heads.
+        G: Query heads of each.
+        scale: Of the products of q and k.
+        q: (B N H, D) queries; with factors (B N H, D + R), scale folded in.
+        k: (B M E, D), or with factors (B M E, D + R).
+        v: (B M E, Dv).
+        key_bias: (B | 1, M, E | 1, G | 1) or None.
 
     """
 
@@ -243,38 +218,36 @@ class _HeadsFirst:
         self, q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None, query_factor: Tensor | None,
         key_factor: Tensor | None, plan: BlockPlan, scale: float,
     ) -> None:  # fmt: skip
-        self.plan, self.scale = plan, scale
+        self.plan, self.scale, self.factor_scale = plan, scale, 1.0
         self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        B, _, H, _ = q.shape
+        self.B, self.N, self.H, _ = q.shape
+        self.M = k.shape[1]
         # A factor or a plan per query head leaves nothing to share between the query heads of a key head.
         shared = plan.heads == 1 and (key_factor is None or key_factor.shape[2] == 1)
-        self.E = k.shape[2] if shared else H
-        self.G = H // self.E
-        repeat = self.E // k.shape[2]
-        self.q = self.heads_first(q) * scale
-        self.k, self.v = (x.to(self.dtype).transpose(1, 2).repeat_interleave(repeat, 1) for x in (k, v))
+        self.E = k.shape[2] if shared else self.H
+        self.G = self.H // self.E
+        q = q.to(self.dtype)
+        k, v = k.to(self.dtype), v.to(self.dtype)
+        if k.shape[2] != self.E:
+            k, v = (x.repeat_interleave(self.E // x.shape[2], 2) for x in (k, v))
         if query_factor is not None and key_factor is not None:
-            self.q = torch.cat([self.q, self.heads_first(query_factor.expand(B, -1, H, -1))], -1)
-            factor = key_factor.to(self.dtype).transpose(1, 2).expand(B, self.E, -1, -1)
-            self.k = torch.cat([self.k, factor], -1)
-        self.k, self.v = self.k.contiguous(), self.v.contiguous()
+            q = torch.cat([q * scale, query_factor.to(self.dtype).expand(self.B, -1, self.H, -1)], -1)
+            k = torch.cat([k, key_factor.to(self.dtype).expand(self.B, -1, self.E, -1)], -1)
+            self.scale, self.factor_scale = 1.0, scale
         self.key_bias: Tensor | None = None
         if key_bias is not None:
-            b = key_bias.to(self.dtype).transpose(1, 2)
-            self.key_bias = b[:, :, None] if b.shape[1] == 1 else b.unflatten(1, (self.E, self.G))
+            b = key_bias.to(self.dtype)
+            self.key_bias = b[..., None] if b.shape[2] == 1 else b.unflatten(2, (self.E, self.G))
             # What no query of a head sees must not matter, NaN included: 0 * NaN is NaN.
-            dead = (self.key_bias == -torch.inf).all(2)[..., None]
-            self.k, self.v = self.k.masked_fill(dead, 0.0), self.v.masked_fill(dead, 0.0)
+            dead = (self.key_bias == -torch.inf).all(3)[..., None]
+            k, v = k.masked_fill(dead, 0.0), v.masked_fill(dead, 0.0)
+        self.q, self.k, self.v = (x.reshape(-1, x.shape[-1]) for x in (q, k, v))
         self._scratch: dict[str, Tensor] = {}
 
-    def heads_first(self, x: Tensor) -> Tensor:
-        """(B, N, H, X) -> contiguous (B, E, G, N, X)."""
-        grouped: Tensor = x.to(self.dtype).unflatten(2, (self.E, self.G))
-        return grouped.permute(0, 2, 3, 1, 4).contiguous()
-
-    def heads_last(self, x: Tensor) -> Tensor:
-        """(B, E, G, N, X) -> (B, N, H, X)."""
-        return x.permute(0, 3, 1, 2, 4).flatten(2, 3).contiguous()
+    def table(self, n: int, width: int, fill: float) -> Tensor:
+        """(n, width) for results of queries; filled only where some query has none."""
+        table = self.q.new_empty(n, width)
+        return table if self.plan.covers_queries else table.fill_(fill)
 
     def scratch(self, name: str, shape: tuple[int, ...] | torch.Size) -> Tensor:
         """Memory that is used again for the next piece: fresh memory costs more than what is computed in it."""
@@ -284,15 +257,25 @@ class _HeadsFirst:
             held = self._scratch[name] = self.q.new_empty(n)
         return held[:n].view(shape)
 
+    def scaled(self, name: str, a: Tensor, b: Tensor) -> Tensor:
+        """Scale times the matrix products, in scratch memory."""
+        out = self.scratch(name, (*a.shape[:2], b.shape[2]))
+        # With beta = 0 what stands in the memory is ignored.
+        return torch.baddbmm(out, a, b, beta=0, alpha=self.scale, out=out)
+
     def pieces(self) -> Iterator[_Piece]:
         plan = self.plan
         for item, head in product(range(plan.batch), range(plan.heads)):
-            batch = slice(item, item + 1) if plan.batch > 1 else slice(None)
-            heads = slice(head, head + 1) if plan.heads > 1 else slice(None)
-            n_matrices = self.q[batch, heads, 0, 0, 0].numel()
+            batch = range(item, item + 1) if plan.batch > 1 else range(self.B)
+            heads = range(head, head + 1) if plan.heads > 1 else range(self.E)
+            n_matrices = len(batch) * len(heads)
+            # Threads share the matrices of a product out among themselves.
+            threads = torch.get_num_threads() if self.q.device.type == "cpu" else 1
+            even = threads // math.gcd(threads, n_matrices)
             for gather in plan.gathers_on(self.q.device, item, head):
                 per_tile = n_matrices * self.G * gather.query_rows.shape[1] * gather.key_rows.shape[1]
                 n = max(1, _SCORES_AT_ONCE // per_tile)
+                n = max(even, n // even * even)
                 for start in range(0, len(gather.query_rows), n):
                     yield _Piece(self, batch, heads, gather, slice(start, start + n))
 
@@ -303,19 +286,20 @@ class _HeadsFirst:
         q, k, _, _, query_factor, key_factor = tensors
         assert q is not None
         assert k is not None
-        D, Hk = q.shape[-1], k.shape[2]
+        D = q.shape[-1]
+        dq = dq.view(self.B, self.N, self.H, -1)
+        dk, dv = (x.view(self.B, self.M, self.E, -1) for x in (dk, dv))
 
         def of_keys(x: Tensor, heads: int) -> Tensor:
-            """(B, E, M, X) -> (B, M, heads, X), summed over the heads that read the same keys."""
-            shared: Tensor = x.unflatten(1, (heads, -1))
-            return shared.sum(2).transpose(1, 2)
+            """(B, M, E, X) -> (B, M, heads, X), summed over the heads that read the same keys."""
+            return x if heads == self.E else x.unflatten(2, (heads, -1)).sum(3)
 
         grads = [
-            self.heads_last(dq[..., :D] * self.scale),
-            of_keys(dk[..., :D], Hk),
-            of_keys(dv, Hk),
-            None if db is None else db.flatten(1, 2).transpose(1, 2),
-            None if query_factor is None else self.heads_last(dq[..., D:]),
+            dq[..., :D] if query_factor is None else dq[..., :D] * self.factor_scale,
+            of_keys(dk[..., :D], k.shape[2]),
+            of_keys(dv, k.shape[2]),
+            None if db is None else db.view(self.B, self.M, self.H),
+            None if query_factor is None else dq[..., D:],
             None if key_factor is None else of_keys(dk[..., D:], key_factor.shape[2]),
         ]
         return [
@@ -327,65 +311,79 @@ class _HeadsFirst:
 class _Piece:
     """A few query tiles that see equally many keys: b batch items, e key heads, c tiles of T queries and U keys."""
 
-    def __init__(self, heads: _HeadsFirst, batch: slice, head: slice, gather: Gather, tiles: slice) -> None:
-        self.heads, self.at = heads, (batch, head)
-        rows, keys = gather.query_rows[tiles], gather.key_rows[tiles]
-        self.c, self.T, self.U = *rows.shape, keys.shape[1]
-        self.b, self.e = heads.q[self.at].shape[:2]
-        self.rows, self.keys = rows.flatten(), keys.flatten()
+    def __init__(self, rows: _Rows, batch: range, heads: range, gather: Gather, tiles: slice) -> None:
+        self.rows = rows
+        queries, keys = gather.query_rows[tiles], gather.key_rows[tiles]
+        self.c, self.T, self.U = *queries.shape, keys.shape[1]
+        self.b, self.e = len(batch), len(heads)
         self.mask = gather.mask(tiles)
-        # Rows past the grid: computed on row 0, all masked, never written.
-        self.real = (self.rows >= 0).nonzero()[:, 0] if gather.masked and bool((self.rows < 0).any()) else None
-        self.from_rows = self.rows if self.real is None else self.rows.clamp(min=0)
-        self.some_empty = gather.masked or heads.key_bias is not None
-        # The fused operators want values as wide as keys; a float64 one is not worth its own path.
-        fused = heads.q.device.type == "cpu" and heads.dtype == torch.float32
-        self.plain = fused and not self.some_empty and heads.k.shape[-1] == heads.v.shape[-1]
+        self.some_empty = gather.masked or rows.key_bias is not None
+        device = queries.device
+        b = torch.arange(batch.start, batch.stop, device=device)
+        e = torch.arange(heads.start, heads.stop, device=device)
+        g = torch.arange(rows.G, device=device)
+        self.real: Tensor | None = None
+        if gather.masked and bool((queries < 0).any()):
+            # Rows past the grid: computed on row 0, all masked, never written.
+            real = (queries >= 0)[:, None].expand(self.b, self.e, -1, rows.G, -1)
+            self.real = real.flatten().nonzero()[:, 0]
+            queries = queries.clamp(min=0)
+        # (b, e, c, G, T) and (b, e, c, U), places in the tables.
+        head = e[:, None, None, None] * rows.G + g[:, None]
+        at = (b[:, None, None, None, None] * rows.N + queries[:, None]) * rows.H + head
+        self.query_at = at.flatten()
+        self.put_at = self.query_at if self.real is None else self.query_at[self.real]
+        self.key_rows, self.batch, self.heads = keys, batch, heads
+        at = (b[:, None, None, None] * rows.M + keys) * rows.E + e[:, None, None]
+        self.key_at = at.flatten()
 
-    def gather_queries(self, name: str, x: Tensor) -> Tensor:
-        """(B, E, G, N, X) -> (b e c, G T, X)."""
-        b, e, G, X = self.b, self.e, self.heads.G, x.shape[-1]
-        out = self.heads.scratch(name, (b, e, G, self.c * self.T, X))
-        torch.index_select(x[self.at], 3, self.from_rows, out=out)
-        return out.view(b, e, G, self.c, self.T, X).transpose(2, 3).reshape(-1, G * self.T, X)
+    def queries(self, name: str, table: Tensor) -> Tensor:
+        """(B N H, X) -> (b e c, G T, X) in scratch memory."""
+        out = self.rows.scratch(name, (len(self.query_at), table.shape[1]))
+        torch.index_select(table, 0, self.query_at, out=out)
+        return out.view(-1, self.rows.G * self.T, table.shape[1])
 
-    def gather_keys(self, name: str) -> Tensor:
-        """Keys or values, (B, E, M, X) -> (b e c, U, X)."""
-        x: Tensor = getattr(self.heads, name)
-        out = self.heads.scratch(name, (self.b, self.e, self.c * self.U, x.shape[-1]))
-        torch.index_select(x[self.at], 2, self.keys, out=out)
-        return out.view(-1, self.U, x.shape[-1])
+    def keys(self, name: str, table: Tensor) -> Tensor:
+        """(B M E, X) -> (b e c, U, X) in scratch memory."""
+        out = self.rows.scratch(name, (len(self.key_at), table.shape[1]))
+        torch.index_select(table, 0, self.key_at, out=out)
+        return out.view(-1, self.U, table.shape[1])
 
-    def scores(self, queries: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+    def scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         """(b e c, G T, U) in scratch memory; -inf where a query does not see a key."""
-        queries = self.gather_queries("q", self.heads.q) if queries is None else queries
-        keys = self.gather_keys("k") if keys is None else keys
-        G = self.heads.G
-        scores = self.heads.scratch("scores", (len(keys), G * self.T, self.U))
-        torch.bmm(queries, keys.mT, out=scores)
-        each = scores.view(self.b, self.e, self.c, G, self.T, self.U)
-        if self.heads.key_bias is not None:
-            bias = self.heads.key_bias
-            here = [part if size > 1 else slice(None) for part, size in zip(self.at, bias.shape[:2], strict=True)]
-            picked = bias[here[0], here[1]].index_select(3, self.keys).unflatten(3, (self.c, self.U))
-            each += picked.transpose(2, 3)[..., None, :]
+        rows = self.rows
+        scores = rows.scaled("scores", queries, keys.mT)
+        each = scores.view(self.b, self.e, self.c, rows.G, self.T, self.U)
+        if rows.key_bias is not None:
+            bias = rows.key_bias
+            bias = bias[self.batch.start : self.batch.stop] if bias.shape[0] > 1 else bias
+            bias = bias[:, :, self.heads.start : self.heads.stop] if bias.shape[2] > 1 else bias
+            each += bias[:, self.key_rows].permute(0, 3, 1, 4, 2)[..., None, :]
         if self.mask is not None:
             each.masked_fill_(~self.mask[:, None], -torch.inf)
         return scores
 
-    def put(self, into: Tensor, x: Tensor) -> None:
-        """Write (b e c, G T, X) to the queries' rows of (B, E, G, N, X)."""
-        G, X = self.heads.G, x.shape[-1]
-        x = x.reshape(self.b, self.e, self.c, G, self.T, X).transpose(2, 3).reshape(self.b, self.e, G, -1, X)
-        if self.real is not None:
-            x = x.index_select(3, self.real)
-        into[self.at].index_copy_(3, self.rows if self.real is None else self.rows[self.real], x)
+    def weights(self, scores: Tensor) -> Tensor:
+        """(b e c, G T, U) in scratch memory; 0 for a query that sees no key, of which softmax is NaN."""
+        weights = torch.softmax(scores, -1, out=self.rows.scratch("weights", scores.shape))
+        return weights.masked_fill_(_top(scores) == -torch.inf, 0.0) if self.some_empty else weights
 
-    def add(self, into: Tensor, x: Tensor) -> None:
-        """Add (b e c, U, X) to the keys' rows of (B, E, M, X)."""
-        into[self.at].index_add_(2, self.keys, x.reshape(self.b, self.e, self.c * self.U, -1))
+    def put(self, table: Tensor, x: Tensor) -> None:
+        """Write (b e c, G T, X) to the queries' rows of (B N H, X)."""
+        x = x.reshape(-1, table.shape[1])
+        table.index_copy_(0, self.put_at, x if self.real is None else x[self.real])
 
-    def add_per_head(self, into: Tensor, x: Tensor) -> None:
-        """Add (b e c, G T, U), summed over the queries, to the keys of (B, E, G, M)."""
-        x = x.view(self.b, self.e, self.c, self.heads.G, self.T, self.U).sum(4).transpose(2, 3)
-        into[self.at].index_add_(3, self.keys, x.reshape(self.b, self.e, self.heads.G, -1))
+    def add(self, table: Tensor, x: Tensor) -> None:
+        """Add (b e c, U, X) to the keys' rows of (B M E, X)."""
+        table.index_add_(0, self.key_at, x.view(-1, table.shape[1]))
+
+    def add_per_head(self, table: Tensor, x: Tensor) -> None:
+        """Add (b e c, G T, U), summed over the queries, to the keys of (B M H,)."""
+        G = self.rows.G
+        x = x.view(-1, self.c, G, self.T, self.U).sum(3).transpose(1, 2)
+        at = self.key_at.view(-1, 1, self.c, self.U) * G + torch.arange(G, device=x.device)[:, None, None]
+        table.index_add_(0, at.flatten(), x.reshape(-1))
+
+
+def _top(scores: Tensor) -> Tensor:
+    return scores.amax(-1, keepdim=True)

@@ -39,7 +39,7 @@ _TRITON_TILES: dict[int, tuple[tuple[int, ...], ...]] = {
     3: ((4, 4, 4), (2, 8, 8), (4, 4, 8)),
 }
 # On a CPU a tile of queries costs as much as if it had so many more: what a matrix product loses on small ones.
-_TILE_OVERHEAD = 16
+_TILE_OVERHEAD = 24
 # A mask costs the time of so many more keys.
 _MASK_OVERHEAD = 0.15
 

@@ -96,6 +96,15 @@ class BlockPlan(ABC):
             cache[key] = [gather.to(device) for gather in self.gathers(item, head)]
         return cache[key]
 
+    @cached_property
+    def covers_queries(self) -> bool:
+        """Whether every query, padding included, is in a tile that sees some key."""
+        cpu = torch.device("cpu")
+        return all(
+            sum(int((gather.query_rows >= 0).sum()) for gather in self.gathers_on(cpu, *pair)) == self.n_queries
+            for pair in product(range(self.batch), range(self.heads))
+        )
+
     def dense_mask(self) -> Tensor:
         """(batch, heads, n_queries, n_keys) bool, True where a query may see a key; for small plans."""
         mask = torch.zeros(self.batch, self.heads, self.n_queries, self.n_keys, dtype=torch.bool)
