@@ -13,10 +13,6 @@ import click
 from gazekit import __version__
 from gazekit.errors import InputError, one_line_warnings
 
-# OpenMP's threads spin while they wait, which slows PyTorch down many times over as soon as another
-# process wants the same cores. It is read when PyTorch is imported, so it is set before that.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 
 class _OneLineErrors(click.Group):
     """What a user can mend is one line and exit status 1; the traceback stands behind ``--traceback``."""
@@ -42,10 +38,17 @@ _data_root = click.option(
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.option("--traceback", is_flag=True, help="Show the Python traceback of an error.")
-def main(traceback: bool) -> None:
+@click.pass_context
+def main(ctx: click.Context, traceback: bool) -> None:
     """Models of where people look: train scanpath models, score any model against human eye movements."""
     del traceback  # read from the context where errors are printed
     one_line_warnings()
+    if ctx.invoked_subcommand != "bench":
+        # OpenMP's threads spin while they wait, which slows PyTorch down many times over as soon as another process
+        # wants the same cores; a bench is of a machine that has nothing else to do. Read when PyTorch is imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Of libgomp alone: sleeping at once makes small products on an idle machine slower by half.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @main.command()
