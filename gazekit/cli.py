@@ -430,9 +430,10 @@ def bench_models(
     if not which or "oat" in which:
         from gazekit.models.bench_oat import bench_oat
 
-        bench_oat(click.echo, paths, device=device)
-        bench_oat(click.echo, paths, device=device, appearance="none")
-        bench_oat(click.echo, paths, device=device, appearance="none", width=96, hidden=96, n_layers=2)
+        shared: dict[str, Any] = {"device": device, "processor_time": processor_time}
+        bench_oat(click.echo, paths, **shared)
+        bench_oat(click.echo, paths, **shared, appearance="none")
+        bench_oat(click.echo, paths, **shared, appearance="none", width=96, hidden=96, n_layers=2)
 
 
 @bench.command("search")

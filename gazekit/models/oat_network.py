@@ -68,8 +68,9 @@ class ObjectCNN(nn.Module):
         self.fc = nn.Linear(32 * rows * columns, width)
 
     def forward(self, crops: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.conv1(crops.flatten(0, -4))), 5)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 3)
+        # As published, but for the order: the largest value is the same, and fewer are rectified.
+        x = F.relu(F.max_pool2d(self.conv1(crops.flatten(0, -4)), 5))
+        x = F.relu(F.max_pool2d(self.conv2(x), 3))
         out: Tensor = self.fc(x.flatten(1))
         return out.view(*crops.shape[:-3], -1)
 
@@ -151,12 +152,12 @@ class DecoderLayer(nn.Module):
         return self._after(x, looked, keys, values, mask)
 
     def step(self, x: Tensor, past: Past, t: int, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, n, E) fixation t of n paths of each trial; its keys and values are added to `past`."""
+        """(B, n, E) fixation t of n paths of each trial, or (B, 1, E) of all; keys and values are added to `past`."""
         own = self.self_attention
         each = x.flatten(0, 1)[:, None]
-        k, v = own.keys_values(each)
-        past.keys[:, :, t : t + 1], past.values[:, :, t : t + 1] = k, v
-        looked = own(each, past.keys[:, :, : t + 1], past.values[:, :, : t + 1]).view(x.shape)
+        made = own.keys_values(each)
+        k, v = past.added(t, *made)
+        looked = own(each, k, v).view(x.shape)
         return self._after(x, looked, keys, values, mask)
 
     def _after(self, x: Tensor, looked: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -172,6 +173,13 @@ class Past:
 
     keys: Tensor
     values: Tensor
+
+    def added(self, t: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, H, 1, D) of fixation t, each row for as many paths in turn as there are -> all so far of one of these."""
+        both = self.keys.unflatten(0, (len(keys), -1)), self.values.unflatten(0, (len(keys), -1))
+        for cache, new in zip(both, (keys, values), strict=True):
+            cache[:, :, :, t : t + 1] = new[:, None]
+        return both[0][:, 0, :, : t + 1], both[1][:, 0, :, : t + 1]
 
     def keep(self, row: Tensor, n_steps: int) -> None:
         """Only these paths, of which `n_steps` fixations are there."""
@@ -371,7 +379,8 @@ class OatNetwork(nn.Module):
         order = sinusoids(length, self.width, layouts.start)
         mask = None if bool(layouts.usable.all()) else layouts.usable[:, None, None]
         pointer = self.object_attention.folded(layouts.objects)
-        x = layouts.start[:, None].expand(-1, n, -1)
+        # All paths of a trial begin alike: the first fixation is decoded once.
+        x = layouts.start[:, None]
         for t in range(length):
             x = self.dropout(x + order[t])
             for layer, memory, k, v in zip(self.decoder, past, layouts.keys, layouts.values, strict=True):
@@ -380,6 +389,7 @@ class OatNetwork(nn.Module):
             # Padding is no choice, and a path that ends before it began is none.
             scores = F.pad(scores, (0, 1), value=-torch.inf)
             if t == 0:
+                scores = scores.repeat(1, n, 1)
                 scores[..., n_objects] = -torch.inf
             step = scores.log_softmax(-1)
             log_p[trial, which, t] = step
