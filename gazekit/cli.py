@@ -266,13 +266,17 @@ def export_asymmetry_plan(plan: str, absent: bool, out: Path) -> None:
 @click.option("--caption", help="What is said about the picture, for models that take notice (nevaclip).")
 @click.option("--model", "model", help="Name or checkpoint; default is nevaclip with a caption, neva without.")
 @click.option("--set", "options", multiple=True, help="Argument of a model by name, e.g. fovea.retention=0.7.")
+@click.option(
+    "--objects", help="For oat: superpixels[:N[:COMPACTNESS]], cells:COLUMNSxROWS, or a CSV or Parquet file of boxes."
+)
+@click.option("--target", help="What is searched for: a picture file, or a word; for models of search.")
 @click.option("--length", default=10, show_default=True, help="Fixations.")
 @click.option("--seed", default=0, show_default=True, help="Of the scanpath.")
 @click.option("--px-per-dva", type=float, help="Pixels per degree; default: the picture is 32 degrees wide.")
 @click.option("--out", type=click.Path(path_type=Path), help="Files without ending; default is NAME_look.")
 def look(
-    image: Path, caption: str | None, model: str | None, options: tuple[str, ...], length: int, seed: int,
-    px_per_dva: float | None, out: Path | None,
+    image: Path, caption: str | None, model: str | None, options: tuple[str, ...], objects: str | None,
+    target: str | None, length: int, seed: int, px_per_dva: float | None, out: Path | None,
 ) -> None:  # fmt: skip
     """Draw where a model looks on IMAGE.
 
@@ -284,7 +288,7 @@ def look(
 
     read_image(image)  # a picture that is not there is said before a network is built or downloaded
     found, name = model_for(model, caption, parsed_options(options))
-    shown = scanpath_on(image, found, name, caption, length, seed, px_per_dva)
+    shown = scanpath_on(image, found, name, caption, length, seed, px_per_dva, objects, target)
     for number, (x, y) in enumerate(shown.xy_px.tolist(), start=1):
         click.echo(f"{number:3} x {x:7.1f} px  y {y:7.1f} px")
     if shown.illustration:

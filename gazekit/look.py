@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -17,13 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from gazekit.backbones.foveation import Foveation
-from gazekit.batch import TrialBatch
+from gazekit.batch import ObjectLayout, SearchTask, TrialBatch
 from gazekit.datasets.images import read_image
+from gazekit.datasets.objects import layout_of_objects, read_boxes
 from gazekit.errors import InputError
 from gazekit.files import written_aside
 from gazekit.models import MODELS, GazeModel, create_model, load_model
 from gazekit.models.base import seed_of
 from gazekit.models.neva import Neva
+from gazekit.proposals import Proposals
 
 # Of the picture for models that do not say what they saw: a fovea of 2 dva on a picture as wide as a screen usually is.
 _WIDTH_DVA, _FOVEA_DVA, _BLUR_DVA = 32.0, 2.0, 0.4
@@ -52,14 +55,47 @@ class Look:
     illustration: bool
 
 
-def picture_batch(image: Tensor, name: str, px_per_dva: float, caption: str | None = None) -> TrialBatch:
+def picture_batch(
+    image: Tensor, name: str, px_per_dva: float, caption: str | None = None, objects: ObjectLayout | None = None,
+    search: SearchTask | None = None,
+) -> TrialBatch:  # fmt: skip
     """A batch of one picture that nobody has looked at yet."""
     height, width = image.shape[-2:]
     return TrialBatch(
         stimulus=(name,), size_wh_px=(width, height), px_per_dva=px_per_dva, image=image[None], features=None,
         stimulus_of_trial=torch.zeros(1, dtype=torch.long), subject=("",), trial=torch.zeros(1, dtype=torch.long),
         xy_px=torch.zeros(1, 1, 2), duration_s=torch.zeros(1, 1), valid=torch.zeros(1, 1, dtype=torch.bool),
-        caption=None if caption is None else (caption,),
+        caption=None if caption is None else (caption,), objects=objects, search=search,
+    )  # fmt: skip
+
+
+def objects_on(image: Tensor, name: str, how: str) -> ObjectLayout:
+    """What there is to look at on a picture: proposed, or the boxes of a file.
+
+    Args:
+        image: (3, H, W).
+        name: Of the picture, as the file's column ``stimulus`` has it, if there is one.
+        how: See :class:`~gazekit.proposals.Proposals`, or a CSV or Parquet file; see
+            :func:`~gazekit.datasets.objects.read_boxes`.
+
+    """
+    height, width = image.shape[-2:]
+    if Path(how).suffix not in (".csv", ".parquet"):
+        return Proposals.parse(how).layout(image[None], (width, height))
+    stimuli = pd.DataFrame({"stimulus": [name], "width_px": width, "height_px": height})
+    return layout_of_objects([read_boxes(Path(how), stimuli)], [(1.0, 1.0)])
+
+
+def search_for(target: str) -> SearchTask:
+    """A search for what a picture file shows, or for what a word names; nobody knows whether or where it is."""
+    template = None
+    if Path(target).suffix:
+        template = read_image(Path(target))[None]
+    no, nowhere = torch.zeros(1, dtype=torch.bool), torch.zeros(1, 2)
+    return SearchTask(
+        target=(Path(target).stem if template is not None else target,), present=~no, box_px=torch.zeros(1, 4),
+        has_box=no, start_xy_px=nowhere, has_start=no, max_saccades=torch.full((1,), -1), template=template,
+        template_of_trial=torch.full((1,), -1 if template is None else 0),
     )  # fmt: skip
 
 
@@ -71,6 +107,8 @@ def look(
     length: int = 10,
     seed: int = 0,
     px_per_dva: float | None = None,
+    objects: str | None = None,
+    target: str | None = None,
 ) -> Look:
     """A scanpath of `model` on the picture in `image_path`.
 
@@ -82,9 +120,11 @@ def look(
         length: Fixations.
         seed: Of the scanpath.
         px_per_dva: Pixels per degree; None: the picture is taken to be 32 degrees wide.
+        objects: For models of looks at objects, what they are; see :func:`objects_on`. None leaves it to the model.
+        target: For models of search, a picture file or a word; see :func:`search_for`.
 
     Raises:
-        InputError: The picture cannot be read or is too small, or the model cannot make scanpaths.
+        InputError: A picture cannot be read or is too small, objects cannot be had, or the model cannot make scanpaths.
 
     """
     if length < 1:
@@ -99,8 +139,13 @@ def look(
         raise InputError(f"{name} is fitted to people's fixations and has no scanpath of its own; give another model")
     if caption is not None and not hasattr(model, "embed"):
         warnings.warn(f"{name} takes no notice of the caption", stacklevel=2)
+    if objects is not None and not model.scored_on_objects:
+        warnings.warn(f"{name} takes no notice of objects", stacklevel=2)
     per_dva = width / _WIDTH_DVA if px_per_dva is None else px_per_dva
-    batch = picture_batch(image, image_path.stem, per_dva, caption)
+    layout = None if objects is None else objects_on(image, image_path.stem, objects)
+    batch = picture_batch(
+        image, image_path.stem, per_dva, caption, layout, None if target is None else search_for(target)
+    )
     generator = torch.Generator().manual_seed(seed_of("look", seed))
     paths = model.sample(batch, 1, length, generator)
     xy = paths.xy_px[0, 0][paths.valid[0, 0]].cpu()

@@ -33,6 +33,7 @@ LAYERS = [
         "resources",
         "memory",
         "provenance",
+        "proposals",
     },
 ]
 # The bottom layer holds small modules that may use each other, but not in a circle.

@@ -28,8 +28,9 @@ from gazekit.datasets.dataset import GazeDataset
 from gazekit.datasets.features import FeatureCache, read_features
 from gazekit.datasets.image_cache import ImageCache
 from gazekit.datasets.images import read_image, to_tensor
-from gazekit.datasets.objects import grid_of_objects, layout_of_objects, without_long_trials
+from gazekit.datasets.objects import grid_of_objects, layout_of_objects, read_boxes, without_long_trials
 from gazekit.errors import InputError
+from gazekit.proposals import Proposals, layout_of_boxes
 from gazekit.tables import TARGET_BOX
 
 
@@ -59,6 +60,7 @@ class StimulusItems(Dataset[_Item]):
         with_captions: Serve what the subjects wrote.
         template_size_wh_px: Size of the target images; None is their own, scaled as the stimuli are; it must be one.
         with_objects: Serve the boxes of objects, as :class:`~gazekit.batch.ObjectLayout`.
+        proposals: Serve objects proposed on each picture instead of the dataset's.
 
     Raises:
         InputError: The dataset has no targets, objects or captions to serve, or an image is not in this copy.
@@ -76,16 +78,20 @@ class StimulusItems(Dataset[_Item]):
         with_captions: bool = False,
         template_size_wh_px: tuple[int, int] | None = None,
         with_objects: bool = False,
+        proposals: Proposals | None = None,
     ) -> None:
+        # Boxes proposed on a stimulus, in its own pixels; found when they are first asked for.
+        self._proposals, self._proposed = proposals, dict[str, NDArray[np.float64]]()
         self.data, self.decode, self.images = data, decode, images
         self.with_search, self.with_captions = with_search, with_captions
         self.template_size_wh_px = template_size_wh_px
         for wanted, column in ((with_search, "target"), (with_captions, "caption")):
             if wanted and column not in data.trials:
                 raise InputError(f"{data.name}: the trials have no {column}; use a data module for another task")
-        if with_objects and data.objects is None:
+        if with_objects and data.objects is None and proposals is None:
             raise InputError(
-                f"{data.name}: there are no boxes of objects; give equal cells with data.cells: [columns, rows]"
+                f"{data.name}: there are no boxes of objects; give equal cells with data.cells: [columns, rows], or "
+                f"data.proposals: superpixels, or a file of boxes"
             )
         boxes = data.objects if with_objects and data.objects is not None else None
         self._objects = None if boxes is None else dict(iter(boxes.groupby("stimulus", sort=False)))
@@ -94,7 +100,7 @@ class StimulusItems(Dataset[_Item]):
         self.names = data.stimuli["stimulus"].tolist()
         self.row_of = {name: row for row, name in enumerate(self.names)}
         self.paths = data.stimuli["path"].tolist()
-        if decode and cache is None and "" in self.paths:
+        if ((decode and cache is None) or proposals is not None) and "" in self.paths:
             first = self.names[self.paths.index("")]
             raise InputError(
                 f"{data.name}: no image of stimulus {first!r} in this copy ({self.paths.count('')} of "
@@ -184,6 +190,13 @@ class StimulusItems(Dataset[_Item]):
 
     def _layout(self, names: list[str]) -> ObjectLayout | None:
         """The objects on these stimuli, in the frame in which they are served."""
+        if self._proposals is not None:
+            for name in set(names) - set(self._proposed):
+                # In the stimulus's own frame: the objects do not depend on the one in which it is served.
+                picture = read_image(self.paths[self.row_of[name]], None)
+                self._proposed[name] = self._proposals.superpixels(picture)
+            scales = [self._scale(self.row_of[name]) for name in names]
+            return layout_of_boxes([self._proposed[name] for name in names], scales)
         if self._objects is None:
             return None
         if missing := [name for name in names if name not in self._objects]:
@@ -439,6 +452,9 @@ class ObjectDataModule(SearchDataModule):
     Args:
         pictures: Read the pictures of the stimuli.
         cells: (columns, rows) of equal cells that stand for objects; None takes the boxes of the dataset.
+        proposals: What stands for objects instead: ``superpixels``, ``superpixels:60``, ``superpixels:60:20``
+            (compactness) or ``cells:8x6``, see :class:`~gazekit.proposals.Proposals`; or a CSV or Parquet file of boxes,
+            see :func:`~gazekit.datasets.objects.read_boxes`.
         longest_sd: Leave out trials whose number of fixations is further than so many SDs from the mean, as published
             with 3; None keeps all.
         kwargs: As :class:`SearchDataModule`. Splits are by stimulus unless ``split`` says otherwise; the published one
@@ -451,10 +467,17 @@ class ObjectDataModule(SearchDataModule):
         pictures: bool = False,
         cells: tuple[int, int] | None = None,
         longest_sd: float | None = None,
+        proposals: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.save_hyperparameters()
+        if cells is not None and proposals is not None:
+            raise InputError(f"data.cells is {cells} and data.proposals is {proposals!r}; give one of them")
+        self.boxes_file = Path(proposals) if proposals and Path(proposals).suffix in (".csv", ".parquet") else None
+        self.proposals = Proposals.parse(proposals) if proposals is not None and self.boxes_file is None else None
+        if self.proposals is not None and self.proposals.cells is not None:
+            self.proposals, cells = None, self.proposals.cells
         self.pictures, self.cells, self.longest_sd = pictures, cells, longest_sd
 
     @property
@@ -464,11 +487,15 @@ class ObjectDataModule(SearchDataModule):
             data = super().data
             if self.cells is not None:
                 data = replace(data, objects=grid_of_objects(data.stimuli, *self.cells))
+            if self.boxes_file is not None:
+                data = replace(data, objects=read_boxes(self.boxes_file, data.stimuli))
             self._data = data if self.longest_sd is None else without_long_trials(data, self.longest_sd)
         return self._data
 
     def _serves(self) -> Mapping[str, Any]:
-        return {**super()._serves(), "with_objects": True, "decode": self.pictures}
+        return {
+            **super()._serves(), "with_objects": True, "decode": self.pictures, "proposals": self.proposals
+        }  # fmt: skip
 
     def val_dataloader(self) -> DataLoader[Any]:
         # Paths on several layouts are decoded side by side; stimuli of their own sizes come one by one.

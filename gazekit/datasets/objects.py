@@ -1,18 +1,21 @@
-"""Objects on a stimulus: a regular grid where no boxes are known, the object that each fixation is on, their places."""
+"""Objects on a stimulus: a regular grid or a file's boxes where none are known, the object that each fixation is on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from gazekit.batch import ObjectLayout
+from gazekit.datasets.column_rules import need_columns, standard_objects
+from gazekit.datasets.readers.tables import read_file
 from gazekit.errors import InputError
-from gazekit.tables import OBJECT_COLUMNS
+from gazekit.proposals import layout_of_boxes
+from gazekit.tables import OBJECT_COLUMNS, check_objects
 
 if TYPE_CHECKING:
     from gazekit.datasets.dataset import GazeDataset
@@ -52,37 +55,35 @@ def object_of_fixation(fixations: pd.DataFrame, objects: pd.DataFrame) -> NDArra
     return found
 
 
-def place_of_objects(boxes: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(N, 4) boxes -> (N, 2) row and column of each among the others, from 0.
-
-    Objects whose middles are less than half a typical box apart share a row, or a column.
-    """
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2.0
-    size = np.median(boxes[:, 2:] - boxes[:, :2], axis=0)
-    columns, rows = (_steps(middle[:, axis], size[axis] / 2.0) for axis in (0, 1))
-    return np.stack([rows, columns], 1)
-
-
-def _steps(value: NDArray[np.float64], gap: float) -> NDArray[np.int64]:
-    """(N,) which group of neighbouring values each is in; a new one begins after a jump of more than `gap`."""
-    order = np.argsort(value, kind="stable")
-    group = np.empty(len(value), np.int64)
-    group[order] = np.concatenate([[0], np.cumsum(np.diff(value[order]) > gap)]) if len(value) else 0
-    return group
-
-
 def layout_of_objects(tables: Sequence[pd.DataFrame], scales: Sequence[tuple[float, float]]) -> ObjectLayout:
     """The objects of S stimuli, in the order of their rows, their boxes multiplied by (x, y) scales."""
-    boxes = [table[list(OBJECT_COLUMNS[2:])].to_numpy(float) for table in tables]
-    most = max(map(len, boxes))
-    box = torch.zeros(len(boxes), most, 4)
-    place = torch.zeros(len(boxes), most, 2, dtype=torch.long)
-    there = torch.zeros(len(boxes), most, dtype=torch.bool)
-    for i, (own, scale) in enumerate(zip(boxes, scales, strict=True)):
-        box[i, : len(own)] = torch.from_numpy(own * np.tile(scale, 2)).float()
-        place[i, : len(own)] = torch.from_numpy(place_of_objects(own))
-        there[i, : len(own)] = True
-    return ObjectLayout(box, place, there)
+    return layout_of_boxes([table[list(OBJECT_COLUMNS[2:])].to_numpy(float) for table in tables], scales)
+
+
+def read_boxes(path: Path, stimuli: pd.DataFrame) -> pd.DataFrame:
+    """Object table from a CSV or Parquet file of boxes.
+
+    Args:
+        path: Columns ``left_px``, ``top_px``, ``right_px``, ``bottom_px`` in pixels of the stimulus, and ``stimulus``,
+            which may be missing where there is only one; boxes are numbered in the order of their rows.
+        stimuli: Stimulus table; boxes on other stimuli are an error.
+
+    Raises:
+        InputError: The file is missing or damaged, a box is not proper, or a stimulus has none.
+
+    """
+    table, origin = read_file(path, OBJECT_COLUMNS)
+    if "stimulus" not in table and len(stimuli) == 1:
+        table["stimulus"] = stimuli["stimulus"].iloc[0]
+    need_columns(table, ("stimulus", *OBJECT_COLUMNS[2:]), origin)
+    table["object"] = table.groupby("stimulus", sort=False).cumcount()
+    found = check_objects(standard_objects(table, origin), stimuli, str(path))
+    if missing := sorted(set(stimuli["stimulus"]) - set(found["stimulus"])):
+        raise InputError(
+            f"{path}: no box on stimulus {missing[0]!r} ({len(missing)} of {len(stimuli)} stimuli have none); give at "
+            f"least one on each"
+        )
+    return found
 
 
 def without_long_trials(data: GazeDataset, n_sd: float) -> GazeDataset:

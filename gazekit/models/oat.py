@@ -30,6 +30,7 @@ from gazekit.models.object_maps import (
     target_objects,
     territories,
 )
+from gazekit.proposals import Proposals
 from gazekit.registry import unknown_name
 
 Appearance = Literal["cnn", "backbone", "id", "none"]
@@ -81,6 +82,9 @@ class Oat(GazeModel):
         n_objects: Of the largest layout, for ``id``.
         crop_hw_px: Height and width of crops.
         grid: (columns, rows) of equal cells that are the objects where a batch has none.
+        proposals: Objects where a batch has none, in place of `grid`: ``superpixels`` (48 of them), ``superpixels:60``
+            or ``superpixels:60:20`` with their compactness (10), or ``cells:8x6``; see
+            :class:`~gazekit.proposals.Proposals`.
         backbone: Name, for ``backbone``.
         weights: Of the backbone; see :func:`~gazekit.backbones.create_backbone`.
         lr: Of Adam, constant.
@@ -113,6 +117,7 @@ class Oat(GazeModel):
         n_objects: int = 84,
         crop_hw_px: tuple[int, int] = CROP_HW_PX,
         grid: tuple[int, int] = (8, 6),
+        proposals: str | None = None,
         backbone: str = "mobilenetv2_100",
         weights: str | None = "pretrained",
         lr: float = 1e-4,
@@ -137,7 +142,10 @@ class Oat(GazeModel):
         self.target_position, self.target_flag = target_position, target_flag
         self.grid = int(grid[0]), int(grid[1])
         self.crop_hw_px = int(crop_hw_px[0]), int(crop_hw_px[1])
-        self.uses_image = appearance in ("cnn", "backbone")
+        self.proposals = None if proposals is None else Proposals.parse(proposals)
+        # Whether objects have looks; superpixels need the picture, too.
+        self.looks_at_objects = appearance in ("cnn", "backbone")
+        self.uses_image = self.looks_at_objects or (self.proposals is not None and self.proposals.of_pictures)
         self.network = OatNetwork(width, n_heads, n_layers, hidden, dropout, n_places, gate=gate)
         half = self.network.half_width
         if appearance == "cnn":
@@ -201,7 +209,7 @@ class Oat(GazeModel):
                 objects than the model knows.
 
         """
-        objects = layout_of(batch, self.grid)
+        objects = layout_of(batch, self.grid, self.proposals)
         self._check_places(objects)
         target = target_objects(batch, objects)
         template = torch.full_like(target, -1)
@@ -252,7 +260,7 @@ class Oat(GazeModel):
 
     def _looks(self, batch: TrialBatch, objects: ObjectLayout) -> Tensor:
         """(S, N, A) appearance of every object."""
-        if not self.uses_image:
+        if not self.looks_at_objects:
             numbers = torch.arange(objects.there.shape[1], device=batch.device)
             looks: Tensor = self.look(numbers)
             return looks.expand(len(batch.stimulus), -1, -1)
@@ -266,7 +274,7 @@ class Oat(GazeModel):
 
     def _target_look(self, batch: TrialBatch, as_object: Tensor, known: Tensor, template: Tensor) -> Tensor:
         """(U, A) appearance of what is searched for: its own, that of its template, or that of anything wanted."""
-        if not self.uses_image:
+        if not self.looks_at_objects:
             if self.appearance == "id" and self.target_position:
                 return as_object * known[:, None]
             return self.wanted.expand(len(known), -1)
@@ -335,8 +343,9 @@ class Oat(GazeModel):
     @torch.no_grad()
     def conditional_log_density(self, batch: TrialBatch) -> Tensor:
         """(B, T, H, W) before each fixation, given that there is one more; looks spread over an object's box."""
-        scores = self.teacher_forced(batch)[0][:, :-1]
-        scene_objects = layout_of(batch, self.grid)
+        scene = self.scene(batch)
+        scores = self.teacher_forced(batch, scene)[0][:, :-1]
+        scene_objects = scene.objects
         log_p = scores[..., : scene_objects.there.shape[1]].log_softmax(-1)
         width, height = batch.size_wh_px
         maps = torch.empty(*batch.valid.shape, height, width, device=batch.device)
@@ -355,10 +364,11 @@ class Oat(GazeModel):
             row = int(batch.stimulus_of_trial[trial])
             one = batch.trials(trial, trial + 1).stimulus_alone(row)
             # A scene of its own: no number may depend on what else is in the batch.
-            _, valid, log_p = self.walk(one, self.marginal_paths, self.marginal_length, marginal_generator(one))
+            alone = self.scene(one)
+            _, valid, log_p = self.walk(one, self.marginal_paths, self.marginal_length, marginal_generator(one), alone)
             n = log_p.shape[-1] - 2
             seen = log_p[..., :n][valid].double().log_softmax(-1).exp().mean(0)
-            territory = territories(layout_of(one, self.grid), one.size_wh_px)[0]
+            territory = territories(alone.objects, one.size_wh_px)[0]
             maps[which] = density_over_pixels(seen.log().float(), territory)
         if len(maps) == 1:
             # Seen through a stride of 0, which the metrics recognise.
@@ -374,15 +384,15 @@ class Oat(GazeModel):
         if self.hparams["longest"] is None:
             self.most.fill_(int(fixations.groupby("trial").size().max()))
 
-    def teacher_forced(self, batch: TrialBatch) -> tuple[Tensor, Tensor]:
-        """Scores given what people looked at, and what they looked at next.
+    def teacher_forced(self, batch: TrialBatch, scene: _Scene | None = None) -> tuple[Tensor, Tensor]:
+        """Scores given what people looked at, and what they looked at next; `scene` if it is there already.
 
         Returns:
             (B, T + 1, N + 2) scores of every object, of the end (index N) and of padding; and (B, T + 1) long, the
             truth, the end after the last fixation, -100 where there is nothing to predict.
 
         """
-        scene = self.scene(batch)
+        scene = self.scene(batch) if scene is None else scene
         looked = scene.objects.under(batch.xy_px, batch.stimulus_of_trial)
         n_steps = batch.valid.sum(1)
         scores = self._decoded(scene, looked.masked_fill(~batch.valid, 0), n_steps)

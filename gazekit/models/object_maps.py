@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gazekit.batch import ObjectLayout, TrialBatch
+from gazekit.proposals import Proposals
 
 # Share of looks at an object that land beside it, nearer to it than to any other, where there is such a place.
 _BESIDE = 0.05
@@ -17,10 +18,14 @@ _ROWS = 64
 _TRIES = 5
 
 
-def layout_of(batch: TrialBatch, grid: tuple[int, int]) -> ObjectLayout:
-    """The objects of the batch, or (columns, rows) equal cells on each stimulus where it has none."""
+def layout_of(batch: TrialBatch, grid: tuple[int, int], proposals: Proposals | None = None) -> ObjectLayout:
+    """The objects of the batch; where it has none, those proposed, or (columns, rows) equal cells on each stimulus."""
     if batch.objects is not None:
         return batch.objects
+    if proposals is not None and proposals.of_pictures:
+        return proposals.layout(batch.image, batch.size_wh_px).to(batch.device)
+    if proposals is not None and proposals.cells is not None:
+        grid = proposals.cells
     cells = ObjectLayout.grid(batch.size_wh_px, *grid).to(batch.device)
     return cells.pick(torch.zeros(len(batch.stimulus), dtype=torch.long, device=batch.device))
 

@@ -13,8 +13,9 @@ from gazekit import InputError
 from gazekit.datasets import PartialDataWarning, load
 from gazekit.datasets.datamodule import ObjectDataModule, StimulusItems
 from gazekit.datasets.grid_search import grid_search
-from gazekit.datasets.objects import grid_of_objects, object_of_fixation, place_of_objects, without_long_trials
+from gazekit.datasets.objects import grid_of_objects, object_of_fixation, without_long_trials
 from gazekit.metrics import object_behavior
+from gazekit.proposals import place_of_boxes
 from tests.conftest import REAL_DATA
 
 
@@ -52,12 +53,12 @@ def test_generated_displays_refuse(wrong):
 def test_places_of_a_grid_and_of_crooked_rows():
     data = grid_search(1, 1, columns=5, rows=3)
     boxes = data.objects[["left_px", "top_px", "right_px", "bottom_px"]].to_numpy()
-    assert place_of_objects(boxes).tolist() == [[r, c] for r in range(3) for c in range(5)]
+    assert place_of_boxes(boxes).tolist() == [[r, c] for r in range(3) for c in range(5)]
     rng = np.random.default_rng(0)
     # Shelves are not laid out to the pixel; order does not matter.
     order = rng.permutation(len(boxes))
     crooked = boxes + rng.uniform(-8, 8, boxes.shape)
-    assert place_of_objects(crooked[order]).tolist() == place_of_objects(boxes)[order].tolist()
+    assert place_of_boxes(crooked[order]).tolist() == place_of_boxes(boxes)[order].tolist()
 
 
 def test_batches_hold_objects_in_their_frame(tmp_path):

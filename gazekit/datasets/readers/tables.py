@@ -131,7 +131,21 @@ def _read_table(folder: Path, name: str, known: Collection[str]) -> tuple[pd.Dat
         raise InputError(f"{folder}: holds both {paths[0].name} and {paths[1].name}; keep one of them")
     if not paths:
         return None
-    table, origin = _read_csv(paths[0], known) if paths[0].suffix == ".csv" else _read_parquet(paths[0])
+    return read_file(paths[0], known)
+
+
+def read_file(path: Path, known: Collection[str]) -> tuple[pd.DataFrame, Origin]:
+    """The table in one CSV or Parquet file; columns of a CSV file that are not `known` are text unless all are numbers.
+
+    Raises:
+        InputError: The file is missing, of another kind or damaged.
+
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{path}: expected a table, .csv or .parquet")
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    table, origin = _read_csv(path, known) if path.suffix == ".csv" else _read_parquet(path)
     need_columns(table, (), origin)
     return table, origin
 
