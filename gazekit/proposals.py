@@ -107,7 +107,7 @@ class Proposals:
             small[0].permute(1, 2, 0).numpy(), n_segments=self.n, compactness=self.compactness, start_label=0
         )  # fmt: skip
         h, w = labels.shape
-        boxes = _boxes_of_segments(labels) * np.tile([width / w, height / h], 2)
+        boxes: NDArray[np.float64] = _boxes_of_segments(labels) * np.tile([width / w, height / h], 2)
         return boxes
 
 

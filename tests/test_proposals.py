@@ -85,8 +85,13 @@ def test_what_can_be_asked_for(text, expected):
     assert Proposals.parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["superpixel", "superpixels:", "superpixels:0", "superpixels:9:0", "cells:8", "cells:0x6",
-                                  "cells:5000x5000", "superpixels:-4", ""])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "superpixel", "superpixels:", "superpixels:0", "superpixels:9:0", "superpixels:-4", "cells:8", "cells:0x6",
+        "cells:5000x5000", "",
+    ],
+)  # fmt: skip
 def test_what_cannot(text):
     with pytest.raises(InputError, match=r"proposals of objects are .*; expected") as caught:
         Proposals.parse(text)
@@ -202,7 +207,8 @@ def checkpoint(tmp_path, displays):
         main,
         [
             "fit", "--config", "oat_amazon_recognition", "--data.dataset", str(displays), "--data.size_wh_px", "null",
-            "--data.batch_size", "2", "--data.split", "{by: stimulus, seed: 0, val: 0.25, test: 0.25}", "--data.pictures", "true", "--data.proposals", "superpixels:12:100",
+            "--data.batch_size", "2", "--data.split", "{by: stimulus, seed: 0, val: 0.25, test: 0.25}",
+            "--data.pictures", "true", "--data.proposals", "superpixels:12:100",
             "--model.appearance", "cnn", "--model.proposals", "superpixels:12:100", "--model.width", "24",
             "--model.hidden", "16", "--model.n_layers", "1", "--model.crop_hw_px", "[34, 34]",
             "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.callbacks", "null",

@@ -453,8 +453,8 @@ class ObjectDataModule(SearchDataModule):
         pictures: Read the pictures of the stimuli.
         cells: (columns, rows) of equal cells that stand for objects; None takes the boxes of the dataset.
         proposals: What stands for objects instead: ``superpixels``, ``superpixels:60``, ``superpixels:60:20``
-            (compactness) or ``cells:8x6``, see :class:`~gazekit.proposals.Proposals`; or a CSV or Parquet file of boxes,
-            see :func:`~gazekit.datasets.objects.read_boxes`.
+            (compactness) or ``cells:8x6``, see :class:`~gazekit.proposals.Proposals`; or a CSV or Parquet file of
+            boxes, see :func:`~gazekit.datasets.objects.read_boxes`.
         longest_sd: Leave out trials whose number of fixations is further than so many SDs from the mean, as published
             with 3; None keeps all.
         kwargs: As :class:`SearchDataModule`. Splits are by stimulus unless ``split`` says otherwise; the published one
@@ -475,9 +475,10 @@ class ObjectDataModule(SearchDataModule):
         if cells is not None and proposals is not None:
             raise InputError(f"data.cells is {cells} and data.proposals is {proposals!r}; give one of them")
         self.boxes_file = Path(proposals) if proposals and Path(proposals).suffix in (".csv", ".parquet") else None
-        self.proposals = Proposals.parse(proposals) if proposals is not None and self.boxes_file is None else None
-        if self.proposals is not None and self.proposals.cells is not None:
-            self.proposals, cells = None, self.proposals.cells
+        found = None if proposals is None or self.boxes_file is not None else Proposals.parse(proposals)
+        if found is not None and found.cells is not None:
+            cells, found = found.cells, None
+        self.proposals = found
         self.pictures, self.cells, self.longest_sd = pictures, cells, longest_sd
 
     @property
