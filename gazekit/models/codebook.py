@@ -89,6 +89,10 @@ class Codebook(OnFrozenBackbone):
 
     Without a goal (free viewing) nothing is fused in, and the model is one of the scene alone.
 
+    Attributes:
+        eagerness: Added to the log-odds that the next fixation goes for the target, outside training: 0 as people do,
+            more to find it sooner. It needs `find_weight`; nothing else changes.
+
     Args:
         backbone: A name for :func:`gazekit.backbones.create_backbone`; it stays frozen.
         weights: ``"pretrained"``, a file, or None for random weights.
@@ -122,6 +126,7 @@ class Codebook(OnFrozenBackbone):
     """
 
     brought: ClassVar[tuple[str, ...]] = ("weights", "clip_weights")
+    adjustable: ClassVar[tuple[str, ...]] = ("eagerness",)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> Codebook:
@@ -166,6 +171,7 @@ class Codebook(OnFrozenBackbone):
         if goal == "category" and not categories:
             raise InputError("codebook: goal 'category' needs categories, the names of the targets")
         self.save_hyperparameters()
+        self.eagerness = 0.0
         self.finds = placement == "cell" and goal != "none" and find_weight > 0
         self.goal, self.placement, self.cell_px, self.match = goal, placement, cell_px, match
         self.backbone = create_backbone(backbone, weights=weights, taps=taps, frozen=True)
@@ -215,6 +221,14 @@ class Codebook(OnFrozenBackbone):
         self.register_buffer("start", torch.tensor([0.0, 0.0, 3.0, 3.0]))
         self._templates: dict[str, tuple[Tensor, ...]] = {}
         self._seen: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+
+    def adjust(self, **numbers: float) -> None:
+        super().adjust(**numbers)
+        if self.eagerness and not self.finds:
+            raise InputError(
+                "codebook: eagerness needs a model that was trained to find: find_weight above 0, placement 'cell', "
+                "and a goal"
+            )
 
     # What is seen
 
@@ -434,7 +448,8 @@ class Codebook(OnFrozenBackbone):
     ) -> tuple[Tensor, Tensor | None]:
         """(M, N) unnormalised log-density, and the codes' weights where they depend on the history."""
         if self.placement == "cell":
-            return self.decoder(scene, pair, history), None
+            eagerness = 0.0 if self.training else self.eagerness
+            return self.decoder(scene, pair, history, eagerness), None
         known = ~history.isnan().any(-1)
         about = self.about_saccade(saccade_embedding(scene, history))
         whole = torch.cat([scene.passed[pair, None].expand(-1, history.shape[1], -1), about], -1)

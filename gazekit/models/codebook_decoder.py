@@ -72,7 +72,7 @@ class CellDecoder(nn.Module):
 
     def __init__(self, width: int, hidden: int, attention: str, finds: bool = False) -> None:
         super().__init__()
-        self.finds, self.eagerness = finds, 0.0
+        self.finds = finds
         self.hidden, self.attention = hidden, attention
         self.static = nn.Linear(width, 1, bias=False)
         self.content = nn.Linear(width, hidden)
@@ -100,8 +100,11 @@ class CellDecoder(nn.Module):
         for parameter in (last.weight, last.bias, self.out.weight, self.static.weight):
             nn.init.zeros_(parameter)
 
-    def forward(self, scene: Scene, pair: Tensor, history: Tensor) -> Tensor:
-        """(M,) pairs, (M, lags, 2) dva, most recent first, NaN where missing -> (M, N) unnormalised log-density."""
+    def forward(self, scene: Scene, pair: Tensor, history: Tensor, eagerness: float = 0.0) -> Tensor:
+        """(M,) pairs, (M, lags, 2) dva, most recent first, NaN where missing -> (M, N) unnormalised log-density.
+
+        `eagerness` is added to the log-odds of going for the target, where the decoder `finds`.
+        """
         here = scene.passed[pair, scene.nearest_node(history[:, 0].nan_to_num(0.0))]
         asked = torch.cat([_about(scene, history), here], 1)
         context = self.context(asked)
@@ -116,21 +119,28 @@ class CellDecoder(nn.Module):
         static = self.static(scene.passed)[..., 0][pair]
         scale, of_prior = context[:, self.hidden, None], context[:, self.hidden + 1, None]
         explores: Tensor = scores + static * (1.0 + scale) + scene.prior * (self.prior_weight + of_prior)
-        return self._mixed(scene, pair, history, explores, described.flatten(2)) if self.finds else explores
+        if not self.finds:
+            return explores
+        goes = self._goes(scene, pair, history, described.flatten(2)) + eagerness
+        return self._mixed(scene, pair, explores, goes.masked_fill(~scene.sought[pair, None], _NEVER))
 
     def target_log_probability(self, scene: Scene) -> Tensor:
         """(P, N) log of the probability that the target is at each node, from what passed the bottleneck."""
         found: Tensor = self.find(scene.passed)[..., 0].log_softmax(-1)
         return found
 
-    def _mixed(self, scene: Scene, pair: Tensor, history: Tensor, explores: Tensor, described: Tensor) -> Tensor:
-        """The density of an eye that explores with that of one that goes for the target."""
+    def _goes(self, scene: Scene, pair: Tensor, history: Tensor, described: Tensor) -> Tensor:
+        """(M, 1) log-odds of going for the target: how it seems to lie to the last fixations, and how surely."""
         log_p = self.target_log_probability(scene)
         p = log_p.exp()
-        unsure = -(p * log_p).sum(-1, keepdim=True)[pair]
+        unsure = -(p * log_p).sum(-1, keepdim=True)
         relative = torch.einsum("mn,mnc->mc", p[pair], described)
-        goes = self.go(torch.cat([relative, _about(scene, history), unsure], 1)) + self.eagerness
-        goes = goes.masked_fill(~scene.sought[pair, None], _NEVER)
+        goes: Tensor = self.go(torch.cat([relative, _about(scene, history), unsure[pair]], 1))
+        return goes
+
+    def _mixed(self, scene: Scene, pair: Tensor, explores: Tensor, goes: Tensor) -> Tensor:
+        """The density of an eye that explores with that of one that goes for the target."""
+        p = self.target_log_probability(scene).exp()
         spacing = (scene.xy_dva[1, 0] - scene.xy_dva[0, 0]).clamp(min=1e-3)
         landing = blur(p.view(-1, 1, *scene.hw), self.log_landing_dva.exp() / spacing).flatten(1)
         log_area = node_areas(scene.prior.view(scene.hw)).log().flatten()
