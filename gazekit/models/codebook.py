@@ -626,8 +626,10 @@ class Codebook(OnFrozenBackbone):
         told = has_box & inside.any(1) & goals.known
         if not told.any():
             return None
+        assert isinstance(self.decoder, CellDecoder)
         log_p = self.decoder.target_log_probability(scene)[told]
-        return -log_p.masked_fill(~inside[told], -torch.inf).logsumexp(-1).mean()
+        nats: Tensor = -log_p.masked_fill(~inside[told], -torch.inf).logsumexp(-1).mean()
+        return nats
 
     def _at_fixations(self, scene: Scene, z: Tensor, xy_dva: Tensor) -> Tensor:
         """(M, N) unnormalised log-density and (M, 2) positions -> (M,) log-density there, interpolated."""
