@@ -219,8 +219,13 @@ def check_models(models: list[str]) -> None:
         elif Path(given).is_dir():
             fold_checkpoints(Path(given))
         elif is_model_file(given):
-            if not needs_no_training(name := read_model_file(given)[0]):
-                raise InputError(f"{given}: model {name!r} needs training; give its checkpoint file")
+            name, arguments = read_model_file(given)
+            if "checkpoint" in arguments:
+                read_checkpoint(arguments["checkpoint"])
+            elif not needs_no_training(name):
+                raise InputError(
+                    f"{given}: model {name!r} needs training; give its checkpoint file, here as 'checkpoint: FILE'"
+                )
         elif given not in MODELS:
             read_checkpoint(given)
         elif not needs_no_training(given):

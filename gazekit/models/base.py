@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.density import normalize_log_density
+from gazekit.errors import InputError
 
 
 class GazeModel(L.LightningModule):
@@ -35,6 +37,7 @@ class GazeModel(L.LightningModule):
         uses_image: The model looks at the picture; without one in the copy of the data it cannot be scored.
         ends_itself: A scanpath ends where the model ends it; the length that it is asked for is only a limit.
         scored_on_objects: Training scores its paths over objects rather than its density over pixels.
+        adjustable: Numbers that may be set after training; see :meth:`adjust`.
 
     """
 
@@ -45,6 +48,7 @@ class GazeModel(L.LightningModule):
     uses_image: bool = True
     ends_itself: ClassVar[bool] = False
     scored_on_objects: ClassVar[bool] = False
+    adjustable: ClassVar[tuple[str, ...]] = ()
     # Scanpaths that `gazekit predict` draws per stimulus, and their length.
     predict_paths: int = 10
     predict_length: int = 8
@@ -112,6 +116,21 @@ class GazeModel(L.LightningModule):
 
     def test_step(self, batch: TrialBatch, batch_idx: int) -> None:
         """As :meth:`validation_step`."""
+
+    def adjust(self, **numbers: float) -> None:
+        """Set what a trained model lets be set; its weights stay.
+
+        Raises:
+            InputError: Nothing of that name can be set, or to no finite number.
+
+        """
+        for name, value in numbers.items():
+            if name not in self.adjustable:
+                can = ", ".join(self.adjustable) or "nothing"
+                raise InputError(f"{type(self).__name__} has no {name!r} to set after training; it has: {can}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise InputError(f"{name} is {value!r}, expected a finite number")
+            setattr(self, name, float(value))
 
     def provenance(self) -> dict[str, Any]:
         """Plain values for the scores table: which weights the model stands on, what it was trained on."""

@@ -45,6 +45,9 @@ _TAPS = ("blocks.3", "blocks.4", "blocks.5")
 _GOALS = ("image", "category", "word", "none")
 _PLACEMENTS = ("cell", "global")
 _ATTENTION = ("none", "plain", "gated")
+_MATCHES = ("relative", "cosine")
+# What checkpoints were trained with before these could be chosen.
+_FORMER = {"cell_px": 32, "match": "cosine", "find_weight": 0.0}
 # A target's picture is mirrored at its edges until it has so many pixels per side, and its middle is compared.
 _TEMPLATE_PX, _TEMPLATE_CORE_PX = 129, 64
 _PRIOR_HW = (73, 97)
@@ -54,7 +57,11 @@ _WHOLE_CHANNELS, _WHOLE_CELLS = 32, 7
 # Scatter of first fixations around where the design put the eye.
 _START_SD_DVA = 0.5
 # Templates kept in memory, and histories decoded at a time.
-_N_KEPT, _AT_ONCE = 4096, 128
+_N_KEPT, _AT_ONCE = 4096, 64
+# Of the grid from which fixations are drawn.
+_DRAWN_PX = 8
+# Likeness whose SD over a scene is below this does not tell places apart.
+_LEAST_SD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -82,15 +89,22 @@ class Codebook(OnFrozenBackbone):
 
     Without a goal (free viewing) nothing is fused in, and the model is one of the scene alone.
 
+    Attributes:
+        eagerness: Added to the log-odds that the next fixation goes for the target, outside training: 0 as people do,
+            more to find it sooner. It needs `find_weight`; nothing else changes.
+
     Args:
         backbone: A name for :func:`gazekit.backbones.create_backbone`; it stays frozen.
         weights: ``"pretrained"``, a file, or None for random weights.
-        taps: Maps that describe scene and target; the cells are those of the coarsest.
+        taps: Maps that describe scene and target.
+        cell_px: Distance of the cells, the stride of one of the taps; coarser maps are interpolated.
         goal: "image": the target's picture, through the same backbone. "category": a learned vector for each of
             `categories`. "word": the target's name through CLIP's text tower. "none": the goal is not told.
         categories: Names of targets.
         clip: For "word", see :func:`~gazekit.backbones.clip.create_clip`.
         clip_weights: As there.
+        match: Of a target's picture. "relative": how much more a place is like it than the scene's places are on
+            average, in their SDs. "cosine": the likeness itself.
         bottleneck: "codebook", "linear" or "none".
         bottleneck_options: Arguments of the bottleneck.
         placement: "cell": each cell passes the bottleneck by itself. "global": the whole map does, as published;
@@ -99,6 +113,8 @@ class Codebook(OnFrozenBackbone):
         hidden: Of the decoder's layers.
         attention: Of the decoder: "none", "plain" or "gated".
         dropout: Share of the backbone's channels that is left out in training.
+        find_weight: Of a term of the loss that rewards knowing, from what passed the bottleneck, where the target is:
+            minus the log of the probability that it gives to the target's box. Boxes are used in training alone.
         usage_weight: Of a term that rewards a high entropy of the codes' mean weights and a low one per cell.
         lr: Peak learning rate of AdamW.
         weight_decay: Of AdamW, on matrices.
@@ -110,16 +126,24 @@ class Codebook(OnFrozenBackbone):
     """
 
     brought: ClassVar[tuple[str, ...]] = ("weights", "clip_weights")
+    adjustable: ClassVar[tuple[str, ...]] = ("eagerness",)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict[str, Any]) -> Codebook:
+        arguments = {**_FORMER, **checkpoint.get("hyper_parameters", {})}
+        return super().from_checkpoint({**checkpoint, "hyper_parameters": arguments})
 
     def __init__(
         self,
         backbone: str = "mobilenetv2_100",
         weights: str | None = "pretrained",
         taps: Sequence[int | str] = _TAPS,
+        cell_px: int = 16,
         goal: str = "image",
         categories: Sequence[str] = (),
         clip: str | dict[str, Any] = "RN50-quickgelu",
         clip_weights: str | None = "openai",
+        match: str = "relative",
         bottleneck: str = "codebook",
         bottleneck_options: dict[str, Any] | None = None,
         placement: str = "cell",
@@ -127,6 +151,7 @@ class Codebook(OnFrozenBackbone):
         hidden: int = 24,
         attention: str = "none",
         dropout: float = 0.2,
+        find_weight: float = 0.3,
         usage_weight: float = 0.0,
         lr: float = 5e-3,
         weight_decay: float = 5e-2,
@@ -139,17 +164,25 @@ class Codebook(OnFrozenBackbone):
             ("goal", goal, _GOALS),
             ("placement of a bottleneck", placement, _PLACEMENTS),
             ("attention of the decoder", attention, _ATTENTION),
+            ("match of a target's picture", match, _MATCHES),
         ):
             if value not in known:
                 raise unknown_name(what, value, list(known))
         if goal == "category" and not categories:
             raise InputError("codebook: goal 'category' needs categories, the names of the targets")
         self.save_hyperparameters()
-        self.goal, self.placement = goal, placement
+        self.eagerness = 0.0
+        self.finds = placement == "cell" and goal != "none" and find_weight > 0
+        self.goal, self.placement, self.cell_px, self.match = goal, placement, cell_px, match
         self.backbone = create_backbone(backbone, weights=weights, taps=taps, frozen=True)
         self.source = self.backbone.source
         self.train_stimuli: list[str] = []
         self.train_dataset = ""
+        if cell_px not in self.backbone.strides:
+            raise InputError(
+                f"codebook: cell_px is {cell_px}, expected the stride of one of the taps: "
+                f"{', '.join(map(str, sorted(set(self.backbone.strides))))}"
+            )
         channels = self.backbone.channels
         self.expect_channels(channels)
         self.see = nn.Linear(sum(channels), width, bias=False)
@@ -180,7 +213,7 @@ class Codebook(OnFrozenBackbone):
             self.decoder: nn.Module = WholeDecoder(whole)
         else:
             self.bottleneck = create_bottleneck(bottleneck, width, **options)
-            self.decoder = CellDecoder(width, hidden, attention)
+            self.decoder = CellDecoder(width, hidden, attention, finds=self.finds)
         self.log_prior: Tensor
         self.register_buffer("log_prior", torch.full(_PRIOR_HW, -math.log(_PRIOR_HW[0] * _PRIOR_HW[1])))
         # Where the first fixation goes: mean offset from the center and SD, in dva.
@@ -188,6 +221,14 @@ class Codebook(OnFrozenBackbone):
         self.register_buffer("start", torch.tensor([0.0, 0.0, 3.0, 3.0]))
         self._templates: dict[str, tuple[Tensor, ...]] = {}
         self._seen: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+
+    def adjust(self, **numbers: float) -> None:
+        super().adjust(**numbers)
+        if self.eagerness and not self.finds:
+            raise InputError(
+                "codebook: eagerness needs a model that was trained to find: find_weight above 0, placement 'cell', "
+                "and a goal"
+            )
 
     # What is seen
 
@@ -208,10 +249,15 @@ class Codebook(OnFrozenBackbone):
 
     def _pooled(self, maps: Sequence[Tensor]) -> Tensor:
         """Standardised maps -> (S, C, h, w) on the cells: means around the cells' nodes."""
-        coarsest = max(self.backbone.strides)
-        return torch.cat(
-            [_at_every(m, coarsest // s, F.avg_pool2d) for m, s in zip(maps, self.backbone.strides, strict=True)], 1
-        )
+        return torch.cat([self._on_cells(m, n, F.avg_pool2d) for n, m in enumerate(maps)], 1)
+
+    def _on_cells(self, maps: Tensor, number: int, pool: Any) -> Tensor:
+        """A map of tap `number` on the cells, pooled where it is finer and interpolated where it is coarser."""
+        stride = self.backbone.strides[number]
+        if stride <= self.cell_px:
+            return _at_every(maps, self.cell_px // stride, pool)
+        hw = tuple((side - 1) * (stride // self.cell_px) + 1 for side in maps.shape[-2:])
+        return F.interpolate(maps, hw, mode="bilinear", align_corners=True)
 
     # What is looked for
 
@@ -353,10 +399,9 @@ class Codebook(OnFrozenBackbone):
 
     @torch.no_grad()
     def _match(self, maps: Sequence[Tensor], goals: _Goals) -> Tensor:
-        """(P, taps, h, w) how much the surroundings of each cell are like the target: cosines, the largest near it."""
-        coarsest = max(self.backbone.strides)
+        """(P, taps, h, w) how much the surroundings of each cell are like the target, the largest near it."""
         found = []
-        for m, patch, stride in zip(maps, goals.patches, self.backbone.strides, strict=True):
+        for number, (m, patch) in enumerate(zip(maps, goals.patches, strict=True)):
             side = patch.shape[-1]
             energy = F.conv2d(m.square().sum(1, keepdim=True), m.new_ones(1, 1, side, side), padding=side // 2)
             like = F.conv2d(
@@ -364,7 +409,10 @@ class Codebook(OnFrozenBackbone):
             ).movedim(0, 1)  # fmt: skip
             norm = patch.square().sum((1, 2, 3)).sqrt()[:, None, None, None]
             cosine = like / (energy[goals.stimulus].clamp(min=0.0).sqrt() * norm).clamp(min=1e-6)
-            found.append(_at_every(cosine, coarsest // stride, F.max_pool2d))
+            if self.match == "relative":
+                sd, mean = torch.std_mean(cosine, (2, 3), keepdim=True)
+                cosine = (cosine - mean) / sd.clamp(min=_LEAST_SD)
+            found.append(self._on_cells(cosine, number, F.max_pool2d))
         return torch.cat(found, 1)
 
     def scene(self, batch: TrialBatch) -> tuple[Scene, Tensor | None, _Goals]:
@@ -393,14 +441,15 @@ class Codebook(OnFrozenBackbone):
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
         prior = at_nodes(self.log_prior[None, None], (h, w)).flatten()
         size_dva = torch.tensor(batch.size_wh_px, device=batch.device) / batch.working_px_per_dva
-        return Scene(passed, prior, (h, w), grid, size_dva), weights
+        return Scene(passed, prior, (h, w), grid, size_dva, goals.known), weights
 
     def _scores(
         self, scene: Scene, pair: Tensor, history: Tensor, noise: list[torch.Generator] | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """(M, N) unnormalised log-density, and the codes' weights where they depend on the history."""
         if self.placement == "cell":
-            return self.decoder(scene, pair, history), None
+            eagerness = 0.0 if self.training else self.eagerness
+            return self.decoder(scene, pair, history, eagerness), None
         known = ~history.isnan().any(-1)
         about = self.about_saccade(saccade_embedding(scene, history))
         whole = torch.cat([scene.passed[pair, None].expand(-1, history.shape[1], -1), about], -1)
@@ -487,7 +536,8 @@ class Codebook(OnFrozenBackbone):
         """(M, h, w) log-density on nodes -> (M, 2) px, from the density that the nodes are interpolated to."""
         h, w = nodes.shape[-2:]
         # On a grid as fine as matters for where a fixation lands, a cell of which is then hit evenly.
-        fine = (h - 1) * _FINER + 1, (w - 1) * _FINER + 1
+        finer = max(1, self.cell_px // _DRAWN_PX)
+        fine = (h - 1) * finer + 1, (w - 1) * finer + 1
         log_density = at_nodes(nodes[:, None], fine)[:, 0]
         drawn = sample_positions(log_density + node_areas(log_density).log(), 1, generator)[:, 0]
         size = torch.tensor(batch.size_wh_px, device=nodes.device, dtype=torch.float32)
@@ -549,9 +599,37 @@ class Codebook(OnFrozenBackbone):
         n = torch.bincount(stimulus, minlength=len(batch.stimulus)).clamp(min=1)
         loss = -(gain / n[stimulus]).sum() / len(batch.stimulus)
         self.log("train/nll_nats_per_node", loss, prog_bar=True, batch_size=len(batch.stimulus))
+        if self.finds and (finding := self._finding(scene, goals, batch, mirror_there)) is not None:
+            self.log("train/find_nats", finding, batch_size=len(batch.stimulus))
+            loss = loss + self.hparams["find_weight"] * finding
         if self.hparams["usage_weight"] and (weights := weights if weights is not None else of_history) is not None:
             loss = loss + self.hparams["usage_weight"] * (_entropy(weights).mean() - _entropy(mean_weights(weights)))
         return loss
+
+    def _finding(self, scene: Scene, goals: _Goals, batch: TrialBatch, mirror: Tensor) -> Tensor | None:
+        """Mean over pairs of minus the log-probability of the target's box; None where no pair has one."""
+        search = batch.search
+        if search is None:
+            return None
+        # One box per pair: what is looked for in a stimulus has one place.
+        n = len(goals.stimulus)
+        box = torch.zeros(n, 4, device=batch.device).index_copy(0, goals.of_trial, search.box_px)
+        has_box = torch.zeros(n, dtype=torch.bool, device=batch.device).index_fill(
+            0, goals.of_trial[search.has_box & search.present], True
+        )
+        left, top, right, bottom = (box / batch.working_px_per_dva).unbind(-1)
+        width = scene.size_dva[0]
+        flip = mirror[goals.stimulus]
+        left, right = torch.where(flip, width - right, left), torch.where(flip, width - left, right)
+        x, y = scene.xy_dva.unbind(-1)
+        inside = (left[:, None] <= x) & (x < right[:, None]) & (top[:, None] <= y) & (y < bottom[:, None])
+        told = has_box & inside.any(1) & goals.known
+        if not told.any():
+            return None
+        assert isinstance(self.decoder, CellDecoder)
+        log_p = self.decoder.target_log_probability(scene)[told]
+        nats: Tensor = -log_p.masked_fill(~inside[told], -torch.inf).logsumexp(-1).mean()
+        return nats
 
     def _at_fixations(self, scene: Scene, z: Tensor, xy_dva: Tensor) -> Tensor:
         """(M, N) unnormalised log-density and (M, 2) positions -> (M,) log-density there, interpolated."""
@@ -611,10 +689,6 @@ class Codebook(OnFrozenBackbone):
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
         return warmup_cosine(optimizer, int(self.trainer.estimated_stepping_batches), self.hparams["warmup"])
-
-
-# Interpolated nodes between two nodes, from which fixations are drawn.
-_FINER = 4
 
 
 def mean_weights(weights: Tensor) -> Tensor:

@@ -14,10 +14,15 @@ from torch.nn import functional as F
 
 from gazekit.kernels.gate import HeadGate
 from gazekit.models.next_fixation import LAGS, N_OFFSET, describe_offset, perceptron
+from gazekit.models.saliency_readout import blur, node_areas
 
 _HEADS = 4
 # Numbers about the last fixation and saccade; see _about.
 _N_ABOUT = 7
+# Log-odds at which training starts that a fixation goes for the target.
+_GOES_AT_FIRST = -2.0
+# Log-odds where there is no target, and the least probability of a landing place.
+_NEVER, _LEAST = -30.0, 1e-9
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Scene:
         hw: h and w.
         xy_dva: (N, 2) position of the nodes, the first and last at the outermost pixels' centers.
         size_dva: (2,) width and height of the stimulus.
+        sought: (P,) bool, False where nothing is looked for.
 
     """
 
@@ -38,6 +44,7 @@ class Scene:
     hw: tuple[int, int]
     xy_dva: Tensor
     size_dva: Tensor
+    sought: Tensor
 
     def nearest_node(self, xy_dva: Tensor) -> Tensor:
         """(..., 2) -> (...) index of the node nearest to the position."""
@@ -58,11 +65,14 @@ class CellDecoder(nn.Module):
         hidden: Of the layers that see one node each.
         attention: "none"; "plain": the history also asks the whole map, by attention; "gated": each head has a gate
             (see :class:`~gazekit.kernels.gate.HeadGate`).
+        finds: The density is a mixture of two: the eye explores, or it goes for the target, the more likely the
+            nearer to the last fixations the target seems to be.
 
     """
 
-    def __init__(self, width: int, hidden: int, attention: str) -> None:
+    def __init__(self, width: int, hidden: int, attention: str, finds: bool = False) -> None:
         super().__init__()
+        self.finds = finds
         self.hidden, self.attention = hidden, attention
         self.static = nn.Linear(width, 1, bias=False)
         self.content = nn.Linear(width, hidden)
@@ -77,13 +87,24 @@ class CellDecoder(nn.Module):
             self.value = nn.Linear(width, 8 * _HEADS)
             self.read = nn.Linear(8 * _HEADS, hidden)
             self.gate = HeadGate(_N_ABOUT + width, _HEADS) if attention == "gated" else None
+        if finds:
+            self.find = nn.Linear(width, 1, bias=False)
+            self.go = perceptron(LAGS * N_OFFSET + _N_ABOUT + 1, 32, 1)
+            self.log_landing_dva = nn.Parameter(torch.tensor(0.0))
+            going = self.go[2]
+            assert isinstance(going, nn.Linear)
+            nn.init.zeros_(going.weight)
+            nn.init.constant_(going.bias, _GOES_AT_FIRST)
         last = self.context[2]
         assert isinstance(last, nn.Linear)
         for parameter in (last.weight, last.bias, self.out.weight, self.static.weight):
             nn.init.zeros_(parameter)
 
-    def forward(self, scene: Scene, pair: Tensor, history: Tensor) -> Tensor:
-        """(M,) pairs, (M, lags, 2) dva, most recent first, NaN where missing -> (M, N) unnormalised log-density."""
+    def forward(self, scene: Scene, pair: Tensor, history: Tensor, eagerness: float = 0.0) -> Tensor:
+        """(M,) pairs, (M, lags, 2) dva, most recent first, NaN where missing -> (M, N) unnormalised log-density.
+
+        `eagerness` is added to the log-odds of going for the target, where the decoder `finds`.
+        """
         here = scene.passed[pair, scene.nearest_node(history[:, 0].nan_to_num(0.0))]
         asked = torch.cat([_about(scene, history), here], 1)
         context = self.context(asked)
@@ -97,8 +118,36 @@ class CellDecoder(nn.Module):
         scores = self.out(F.silu(self.mix(F.silu(hidden))))[..., 0]
         static = self.static(scene.passed)[..., 0][pair]
         scale, of_prior = context[:, self.hidden, None], context[:, self.hidden + 1, None]
-        found: Tensor = scores + static * (1.0 + scale) + scene.prior * (self.prior_weight + of_prior)
+        explores: Tensor = scores + static * (1.0 + scale) + scene.prior * (self.prior_weight + of_prior)
+        if not self.finds:
+            return explores
+        goes = self._goes(scene, pair, history, described.flatten(2)) + eagerness
+        return self._mixed(scene, pair, explores, goes.masked_fill(~scene.sought[pair, None], _NEVER))
+
+    def target_log_probability(self, scene: Scene) -> Tensor:
+        """(P, N) log of the probability that the target is at each node, from what passed the bottleneck."""
+        found: Tensor = self.find(scene.passed)[..., 0].log_softmax(-1)
         return found
+
+    def _goes(self, scene: Scene, pair: Tensor, history: Tensor, described: Tensor) -> Tensor:
+        """(M, 1) log-odds of going for the target: how it seems to lie to the last fixations, and how surely."""
+        log_p = self.target_log_probability(scene)
+        p = log_p.exp()
+        unsure = -(p * log_p).sum(-1, keepdim=True)
+        relative = torch.einsum("mn,mnc->mc", p[pair], described)
+        goes: Tensor = self.go(torch.cat([relative, _about(scene, history), unsure[pair]], 1))
+        return goes
+
+    def _mixed(self, scene: Scene, pair: Tensor, explores: Tensor, goes: Tensor) -> Tensor:
+        """The density of an eye that explores with that of one that goes for the target."""
+        p = self.target_log_probability(scene).exp()
+        spacing = (scene.xy_dva[1, 0] - scene.xy_dva[0, 0]).clamp(min=1e-3)
+        landing = blur(p.view(-1, 1, *scene.hw), self.log_landing_dva.exp() / spacing).flatten(1)
+        log_area = node_areas(scene.prior.view(scene.hw)).log().flatten()
+        lands = landing.clamp(min=_LEAST).log() - log_area
+        lands = lands - (lands + log_area).logsumexp(-1, keepdim=True)
+        explores = explores - (explores + log_area).logsumexp(-1, keepdim=True)
+        return torch.logaddexp(F.logsigmoid(-goes) + explores, F.logsigmoid(goes) + lands[pair])
 
     def _attend(self, scene: Scene, pair: Tensor, asked: Tensor) -> Tensor:
         query = self.query(asked).unflatten(-1, (_HEADS, -1))

@@ -6,6 +6,12 @@
     backbone: mobilenetv2_100.tf_in1k
     layer_weights: nl
 
+or a trained one, and what its class lets be set after training (``GazeModel.adjustable``)::
+
+    model: codebook
+    checkpoint: runs/codebook_interiors/codebook.ckpt
+    eagerness: 2.0
+
 The file's name is the model's name in tables.
 """
 
@@ -18,7 +24,7 @@ from typing import Any
 from gazekit.errors import InputError
 from gazekit.files import sha256_of
 from gazekit.models.base import GazeModel
-from gazekit.models.registry import MODELS, create_model
+from gazekit.models.registry import MODELS, create_model, load_model
 from gazekit.resources import read_yaml, resource_names, resource_path
 
 _FOLDER = "evaluation/models"
@@ -48,10 +54,18 @@ def model_from_file(name_or_path: str | Path) -> GazeModel:
     """The model, ready to predict.
 
     Raises:
-        InputError: As :func:`read_model_file`; or the model refuses its arguments.
+        InputError: As :func:`read_model_file` and :func:`~gazekit.models.registry.load_model`; or the model refuses its
+            arguments.
 
     """
     name, arguments = read_model_file(name_or_path)
+    if "checkpoint" in arguments:
+        model = load_model(str(arguments.pop("checkpoint")), expect=name)
+        try:
+            model.adjust(**arguments)
+        except InputError as error:
+            raise InputError(f"{Path(name_or_path).name}: {error}") from error
+        return model
     try:
         return create_model(name, **arguments).eval()
     except TypeError as error:

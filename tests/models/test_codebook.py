@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gazekit import InputError
-from gazekit.models import create_model
+from gazekit.models import create_model, load_model
 from gazekit.models.codebook import Codebook
 from tests.models.test_bottleneck import n_parameters
 from tests.models.test_model_laws import STIMULI, TINY_CLIP, make_batch, picture, save, tables, training_loss
@@ -187,6 +187,149 @@ def test_a_target_in_the_scene_is_found_by_likeness():
     assert abs(found[1] - (top + side / 2)) <= 40
 
 
+BOX = (160.0, 96.0, 224.0, 160.0)
+
+
+def cut_out(stimulus="a lake", box_px=BOX):
+    """Everybody looks for what lies in the box, and the batch says where that is."""
+    batch, scene = make_batch(STIMULI[:1]), picture(stimulus, (320, 240))
+    left, top, right, bottom = map(int, box_px)
+    n = len(batch)
+    search = replace(
+        batch.search, template=scene[None, :, top:bottom, left:right], template_of_trial=torch.zeros(n).long(),
+        box_px=torch.tensor([box_px]).expand(n, 4), has_box=torch.ones(n, dtype=torch.bool),
+    )  # fmt: skip
+    return replace(batch, image=scene[None], search=search)
+
+
+def in_box(log_density, box_px=BOX):
+    left, top, right, bottom = map(int, box_px)
+    return log_density.exp()[..., top:bottom, left:right].sum((-2, -1))
+
+
+@torch.no_grad()
+def test_cells_are_as_fine_as_asked_for():
+    batch = make_batch(STIMULI[:1])
+    # 320 x 240 px are described at 289 x 225, 32 k + 1 px per side.
+    assert built(cell_px=32).scene(batch)[0].hw == (8, 10)
+    assert built(cell_px=16).scene(batch)[0].hw == (15, 19)
+
+
+@torch.no_grad()
+def test_likeness_relative_to_the_scene_is_in_its_standard_deviations():
+    batch, found = cut_out(), {}
+    for match in ("relative", "cosine"):
+        model = built(match=match)
+        maps = model.encode(batch.image)
+        maps = [model.standardized(m, n) for n, m in enumerate(maps[: len(maps) // 2])]
+        # On a tap with the cells' stride nothing is pooled.
+        found[match] = model._match(maps, model._goals(batch))[0, 0]
+    cosine = found["cosine"]
+    expected = (cosine - cosine.mean()) / cosine.std()
+    torch.testing.assert_close(found["relative"], expected, rtol=0.0, atol=1e-4)
+    assert found["relative"].max() > 2.0
+
+
+@pytest.mark.parametrize("bottleneck", ["codebook", "linear", "none"])
+def test_training_learns_where_the_target_is_from_what_passes(bottleneck):
+    """Two targets of one scene: the box decides in training, the picture of the target decides afterwards."""
+    torch.manual_seed(0)
+    model = create_model("codebook", **{**SMALL, "bottleneck": bottleneck, "dropout": 0.0})
+    fixations, stimuli = tables()
+    model.prepare_fit((make_batch([s]) for s in STIMULI), fixations, stimuli, "made_up")
+    other = (32.0, 128.0, 96.0, 192.0)
+    batches = [cut_out(), cut_out(box_px=other)]
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model.train()
+    for _ in range(25):
+        for batch in batches:
+            optimizer.zero_grad()
+            training_loss(model, batch).backward()
+            optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        for batch, box in zip(batches, (BOX, other), strict=True):
+            scene, _, _ = model.scene(batch)
+            p = model.decoder.target_log_probability(scene).exp()[0]
+            x, y = (scene.xy_dva * batch.working_px_per_dva).unbind(-1)
+            inside = (box[0] <= x) & (x < box[2]) & (box[1] <= y) & (y < box[3])
+            assert p[inside].sum() > 0.8
+            # The place itself is not looked at: without boxes the answer is the same.
+            told = replace(batch.search, box_px=torch.zeros(len(batch), 4), has_box=torch.zeros(len(batch)).bool())
+            assert torch.equal(model.scene(replace(batch, search=told))[0].passed, scene.passed)
+
+
+@torch.no_grad()
+def test_an_eager_model_goes_for_the_target_sooner(monkeypatch):
+    model, batch = built(), cut_out()
+
+    def sure_of_the_place(scene):
+        at = scene.nearest_node(torch.tensor([192.0, 128.0]) / batch.working_px_per_dva)
+        log_p = torch.full(scene.passed.shape[:2], -20.0)
+        log_p[:, at] = 0.0
+        return log_p.log_softmax(-1)
+
+    monkeypatch.setattr(model.decoder, "target_log_probability", sure_of_the_place)
+    box, share, hits = tuple(BOX), [], []
+    for eagerness in (0.0, 2.0, 6.0):
+        model.adjust(eagerness=eagerness)
+        steps = model.conditional_log_density(batch)[batch.valid]
+        torch.testing.assert_close(steps.exp().sum((1, 2)), torch.ones(len(steps)), rtol=0.0, atol=1e-4)
+        share.append(in_box(steps, box)[1])
+        xy = model.sample(batch, 40, 4, torch.Generator().manual_seed(0)).xy_px[:, :, 1:]
+        low, high = torch.tensor(box[:2]), torch.tensor(box[2:])
+        hits.append(((low <= xy) & (xy < high)).all(-1).any(-1).float().mean())
+    assert share[0] < share[1] < share[2]
+    assert hits[0] < hits[1] < hits[2]
+    # Not in training, and not without a goal.
+    losses = []
+    for eagerness in (0.0, 6.0):
+        model.adjust(eagerness=eagerness)
+        losses.append(training_loss(model.train(), batch).item())
+        model.eval()
+    assert losses[0] == losses[1]
+    free = replace(batch, search=None)
+    eager = model.conditional_log_density(free)
+    model.adjust(eagerness=0.0)
+    torch.testing.assert_close(eager, model.conditional_log_density(free), rtol=0.0, atol=1e-4)
+
+
+def test_only_a_model_that_finds_can_be_eager():
+    for options in ({"find_weight": 0.0}, {"goal": "none"}, {"placement": "global"}):
+        with pytest.raises(InputError, match="eagerness needs a model that was trained to find"):
+            built(**options).adjust(eagerness=1.0)
+    with pytest.raises(InputError, match="no 'haste' to set after training; it has: eagerness"):
+        built().adjust(haste=1.0)
+    with pytest.raises(InputError, match="eagerness is 'much', expected a finite number"):
+        built().adjust(eagerness="much")
+
+
+@torch.no_grad()
+def test_a_mirrored_scene_has_its_target_on_the_other_side():
+    model = built()
+    batch, mirrored = cut_out(), cut_out(box_px=(320 - BOX[2], BOX[1], 320 - BOX[0], BOX[3]))
+    scene, _, goals = model.scene(batch)
+    found = [
+        float(model._finding(scene, goals, b, torch.tensor([mirror])))
+        for b, mirror in ((batch, False), (batch, True), (mirrored, False), (mirrored, True))
+    ]
+    assert found[0] != pytest.approx(found[1], abs=1e-3)
+    assert found[1] == pytest.approx(found[2], abs=1e-4)
+    assert found[0] == pytest.approx(found[3], abs=1e-4)
+
+
+def test_checkpoints_from_before_the_finer_cells_are_restored(tmp_path):
+    model = built(cell_px=32, match="cosine", find_weight=0.0)
+    checkpoint = torch.load(save(model, tmp_path / "m.ckpt"), weights_only=True)
+    for name in ("cell_px", "match", "find_weight"):
+        del checkpoint["hyper_parameters"][name]
+    torch.save(checkpoint, tmp_path / "former.ckpt")
+    batch = make_batch(STIMULI[:1])
+    with torch.no_grad():
+        expected = model.conditional_log_density(batch)
+        assert torch.equal(load_model(tmp_path / "former.ckpt").conditional_log_density(batch), expected)
+
+
 def test_the_gain_over_the_prior_is_that_of_the_maps():
     model, batch = built(), make_batch(STIMULI[:2])
     gain = model.gain_over_prior(batch)
@@ -196,6 +339,8 @@ def test_the_gain_over_the_prior_is_that_of_the_maps():
         model.decoder.prior_weight.fill_(1.0)
         for p in model.decoder.context.parameters():
             p.zero_()
+        model.decoder.go[2].weight.zero_()
+        model.decoder.go[2].bias.fill_(-30.0)
     assert gain.abs().min() > 1e-3
     # Nothing but the prior gains nothing over it (its nodes are a coarser grid, normalised anew).
     assert model.gain_over_prior(batch).abs().max() < 0.2
@@ -208,6 +353,8 @@ def test_wrong_arguments_and_unknown_targets():
         ({"attention": "open"}, "no attention of the decoder named 'open'"),
         ({"goal": "category"}, "needs categories"),
         ({"bottleneck": "vq"}, "no bottleneck named 'vq'"),
+        ({"match": "sum"}, "no match of a target's picture named 'sum'"),
+        ({"cell_px": 24}, "cell_px is 24, expected the stride of one of the taps: 16, 32"),
     ):
         with pytest.raises(InputError, match=match):
             create_model("codebook", **{**SMALL, **options})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from gazekit.errors import InputError
 from gazekit.evaluation.runner import check_models
@@ -10,6 +11,7 @@ from gazekit.models import create_model
 from gazekit.models.model_file import identity_of, is_model_file, model_from_file, read_model_file
 from gazekit.models.searcher import Searcher
 from gazekit.resources import resource_names
+from tests.models.test_model_laws import save
 
 
 def write(folder, text):
@@ -71,6 +73,35 @@ def test_other_arguments_or_other_files_are_another_model(tmp_path):
         weights.write_bytes(content)
         found.append(identity_of(path, model))
     assert found[0] != found[1]
+
+
+def test_a_trained_model_with_what_may_be_set_after_training(tmp_path):
+    small = {"backbone": "mobilenetv2_035", "weights": None, "width": 8, "hidden": 4}
+    model = create_model("codebook", **small).eval()
+    checkpoint = save(model, tmp_path / "m.ckpt")
+    eager = write(tmp_path, f"model: codebook\ncheckpoint: {checkpoint}\neagerness: 2\n")
+    check_models([str(eager)])
+    restored = model_from_file(eager)
+    assert restored.eagerness == 2.0
+    assert not restored.training
+    weights = restored.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    # Another checkpoint under the same name is another model.
+    before = identity_of(eager, restored)
+    with torch.no_grad():
+        model.see.weight.add_(1.0)
+    save(model, checkpoint)
+    assert identity_of(eager, restored) != before
+    for text, message in (
+        ("haste: 2", "mine.yaml: Codebook has no 'haste' to set after training; it has: eagerness"),
+        ("width: 8", "has no 'width' to set after training"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model_from_file(write(tmp_path, f"model: codebook\ncheckpoint: {checkpoint}\n{text}\n"))
+    with pytest.raises(InputError, match="checkpoint of model 'codebook', expected 'oat'"):
+        model_from_file(write(tmp_path, f"model: oat\ncheckpoint: {checkpoint}\n"))
+    with pytest.raises(InputError, match="does not exist"):
+        check_models([str(write(tmp_path, "model: codebook\ncheckpoint: none.ckpt\n"))])
 
 
 def test_searchers_can_be_scored_by_name():
