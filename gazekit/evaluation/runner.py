@@ -38,9 +38,10 @@ from gazekit.models import MODELS, GazeModel, create_model, load_model
 from gazekit.models.base import first_trial_of_each_stimulus, seed_of
 from gazekit.models.fixation_memory import FixationMemory
 from gazekit.models.human import Human, ShuffledHuman, shuffled_partner
-from gazekit.models.model_file import identity_of, is_model_file, model_from_file, read_model_file
+from gazekit.models.model_file import identity_of, is_model_file, model_from_file, model_names, read_model_file
 from gazekit.models.registry import read_checkpoint
 from gazekit.provenance import git_commit
+from gazekit.registry import unknown_name
 from gazekit.tables import outside
 
 # Stimuli per saved piece, and conditional maps in memory at a time (600x800 float32: 2 MB each).
@@ -227,6 +228,9 @@ def check_models(models: list[str]) -> None:
                     f"{given}: model {name!r} needs training; give its checkpoint file, here as 'checkpoint: FILE'"
                 )
         elif given not in MODELS:
+            if not Path(given).is_file():
+                mend = "; or give a checkpoint, a model file or a table of scanpaths"
+                raise unknown_name("model or file", given, model_names(), mend)
             read_checkpoint(given)
         elif not needs_no_training(given):
             raise InputError(f"model {given!r} needs training; give its checkpoint file, written by 'gazekit fit'")

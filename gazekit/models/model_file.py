@@ -35,6 +35,11 @@ def is_model_file(given: str) -> bool:
     return Path(given).suffix in (".yaml", ".yml") or (given not in MODELS and given in resource_names(_FOLDER))
 
 
+def model_names() -> list[str]:
+    """The registered models and the model files that ship."""
+    return [*MODELS, *resource_names(_FOLDER)]
+
+
 def read_model_file(name_or_path: str | Path) -> tuple[str, dict[str, Any]]:
     """Name of the model, and the arguments of its constructor.
 

@@ -231,7 +231,7 @@ def test_split_overrides_the_protocol(data, tmp_path):
 def test_models_that_need_training_need_a_checkpoint(data, tmp_path):
     with pytest.raises(InputError, match=r"model 'saliency_readout' needs training; give its checkpoint file"):
         evaluate(protocol(), ["saliency_readout"], tmp_path)
-    with pytest.raises(InputError, match=r"checkpoint 'human2' does not exist.*one of: .*human"):
+    with pytest.raises(InputError, match=r"no model or file named 'human2'; did you mean 'human'\?.*center_bias"):
         evaluate(protocol(), ["human2"], tmp_path)
 
 

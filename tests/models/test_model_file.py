@@ -107,3 +107,12 @@ def test_a_trained_model_with_what_may_be_set_after_training(tmp_path):
 def test_searchers_can_be_scored_by_name():
     assert Searcher.zero_shot
     check_models(["eccnet", "chance_search", "center_search", "saliency_search", "pixel_match"])
+
+
+def test_an_unknown_name_lists_registered_models_and_shipped_files():
+    with pytest.raises(
+        InputError, match=r"no model or file named 'ecnet_scenes_nl'; did you mean 'eccnet_scenes_nl'\?"
+    ) as told:
+        check_models(["ecnet_scenes_nl"])
+    assert "center_bias" in str(told.value)
+    assert "give a checkpoint" in str(told.value)
