@@ -228,7 +228,7 @@ def check_models(models: list[str]) -> None:
                     f"{given}: model {name!r} needs training; give its checkpoint file, here as 'checkpoint: FILE'"
                 )
         elif given not in MODELS:
-            if not Path(given).is_file():
+            if not Path(given).is_file() and Path(given).stem == given:  # a name, not the path of a file
                 mend = "; or give a checkpoint, a model file or a table of scanpaths"
                 raise unknown_name("model or file", given, model_names(), mend)
             read_checkpoint(given)

@@ -116,3 +116,9 @@ def test_an_unknown_name_lists_registered_models_and_shipped_files():
         check_models(["ecnet_scenes_nl"])
     assert "center_bias" in str(told.value)
     assert "give a checkpoint" in str(told.value)
+
+
+@pytest.mark.parametrize("given", ["nothing.ckpt", "runs/nothing"])
+def test_a_path_that_leads_nowhere_is_not_taken_for_a_name(given):
+    with pytest.raises(InputError, match=f"checkpoint '{given}' does not exist"):
+        check_models([given])
