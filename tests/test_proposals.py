@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -223,7 +224,9 @@ def test_a_checkpoint_looks_at_a_photograph(photo, checkpoint, tmp_path):
     target = tmp_path / "target.png"
     Image.new("RGB", (20, 30), (200, 30, 90)).save(target)
     boxes = tmp_path / "boxes.csv"
-    boxes.write_text("left_px,top_px,right_px,bottom_px\n0,0,80,120\n80,0,200,120\n")
+    places = [(0, 0, 60, 50), (130, 70, 200, 120)]
+    rows = [",".join(map(str, place)) for place in places]
+    boxes.write_text("\n".join(["left_px,top_px,right_px,bottom_px", *rows, ""]))
     for how in ([], ["--objects", "cells:4x2"], ["--objects", "superpixels:20"], ["--objects", str(boxes)]):
         done = CliRunner().invoke(
             main,
@@ -231,7 +234,14 @@ def test_a_checkpoint_looks_at_a_photograph(photo, checkpoint, tmp_path):
              "--out", str(tmp_path / "seen")],
         )  # fmt: skip
         assert done.exit_code == 0, done.output + str(done.exception)
-        assert 1 <= done.output.count(" px  y ") <= 4
+        fixations = re.findall(r"^ +(\d+) x +([\d.]+) px  y +([\d.]+) px$", done.output, re.MULTILINE)
+        numbers, x, y = (list(map(float, column)) for column in zip(*fixations, strict=True))
+        # Looking ends by itself or with the fourth fixation; each is on one of the objects.
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert len(numbers) <= 4
+        allowed = places if str(boxes) in how else [(0, 0, 200, 120)]
+        for at_x, at_y in zip(x, y, strict=True):
+            assert any(a <= at_x <= c and b <= at_y <= d for a, b, c, d in allowed)
         assert (tmp_path / "seen.png").is_file()
     for words, message in (
         ([], "neither the box of their target nor a picture of it"),

@@ -341,6 +341,19 @@ def test_weights_are_those_that_attention_uses():
     torch.testing.assert_close(got, expected, **EXACT)
 
 
+@pytest.mark.parametrize("heads_of_bias", [1, 4])
+def test_each_query_head_has_its_own_gradient_of_a_bias_of_keys(heads_of_bias):
+    # Four heads of queries share two of keys, and one list of tiles: they are computed in groups.
+    plan = plan_windows((4, 6), (Window(3), Window(3)), (2, 2), (2, 2))
+    q, k, v = (randn(2, 24, heads, 3, seed=n) for n, heads in ((1, 4), (2, 2), (3, 2)))
+    upstream, found = randn(2, 24, 4, 3, seed=5), []
+    for backend in ("torch", "reference"):
+        key_bias = randn(2, 24, heads_of_bias, seed=4).requires_grad_()
+        out = block_sparse_attention(q, k, v, plan, key_bias=key_bias, backend=backend)
+        found += torch.autograd.grad(out, key_bias, upstream)
+    torch.testing.assert_close(found[0], found[1], **EXACT)
+
+
 @pytest.mark.parametrize(
     ("match", "kwargs"),
     [
