@@ -16,7 +16,7 @@ from gazekit import InputError
 from gazekit.cli import main
 from gazekit.datasets.datamodule import ObjectDataModule
 from gazekit.datasets.grid_search import grid_search
-from gazekit.look import look, picture_batch, search_for
+from gazekit.look import draw, look, picture_batch, search_for
 from gazekit.models import create_model
 from gazekit.proposals import Proposals, place_of_boxes
 
@@ -284,6 +284,20 @@ def test_a_checkpoint_looks_at_a_photograph(photo, checkpoint, tmp_path):
         assert done.exit_code == 1
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_drawing_shows_the_objects(photo):
+    model = create_model("oat", **TINY, appearance="none", proposals="cells:5x3").eval()
+    for how, n in ((None, 15), ("cells:4x2", 8)):
+        shown = look(photo, model, "oat", length=2, objects=how)
+        axis = draw(shown).axes[0]
+        # A dark frame and a bright one, to be seen on any ground.
+        frames = {(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in axis.patches}
+        assert len(axis.patches) == 2 * n
+        assert frames == {(a, b, c - a, d - b) for a, b, c, d in shown.box_px.tolist()}
+    plain = look(photo, create_model("uniform"), "uniform", length=2, target="cup")
+    assert not draw(plain).axes[0].patches
+    assert plain.title == "uniform, 2 fixations, target: cup"
 
 
 def test_objects_are_for_models_of_objects(photo):

@@ -201,6 +201,10 @@ class Oat(GazeModel):
 
     # What is there before anybody looks
 
+    def objects_of(self, batch: TrialBatch) -> ObjectLayout:
+        """The objects of the batch, or what stands for them."""
+        return layout_of(batch, self.grid, self.proposals)
+
     def scene(self, batch: TrialBatch) -> _Scene:
         """Encoded layouts: each arrangement with its target once, however many subjects looked.
 
@@ -209,7 +213,7 @@ class Oat(GazeModel):
                 objects than the model knows.
 
         """
-        objects = layout_of(batch, self.grid, self.proposals)
+        objects = self.objects_of(batch)
         self._check_places(objects)
         target = target_objects(batch, objects)
         template = torch.full_like(target, -1)
