@@ -87,7 +87,9 @@ def read_boxes(path: Path, stimuli: pd.DataFrame) -> pd.DataFrame:
 
 
 def without_long_trials(data: GazeDataset, n_sd: float) -> GazeDataset:
-    """The dataset without trials whose number of fixations is `n_sd` sample SDs or more from the mean over all trials.
+    """The dataset without trials whose number of fixations is more than `n_sd` SDs from the mean over all trials.
+
+    The SD is that of the trials at hand (divided by n), as published: 14.461 of 480 trials on the Amazon covers.
 
     Raises:
         InputError: `n_sd` is not positive.
@@ -96,5 +98,5 @@ def without_long_trials(data: GazeDataset, n_sd: float) -> GazeDataset:
     if not n_sd > 0:
         raise InputError(f"{data.name}: trials are to be within {n_sd!r} SDs of the mean length, expected more than 0")
     length = data.fixations.groupby("trial").size().reindex(data.trials["trial"], fill_value=0)
-    kept = (length - length.mean()).abs() < n_sd * length.std()
+    kept = (length - length.mean()).abs() <= n_sd * length.std(ddof=0)
     return data.subset(trials=data.trials.loc[kept.to_numpy(), "trial"].tolist())

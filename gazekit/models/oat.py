@@ -296,10 +296,11 @@ class Oat(GazeModel):
     def _start_look(self, n: int, batch: TrialBatch) -> Tensor:
         if self.special == "learned":
             return self.start.expand(n, -1)
-        ones: Tensor = self.look(torch.ones(1, 3, *self.crop_hw_px, device=batch.device))
+        ones: Tensor = self.look(self.network.code.new_ones(1, 3, *self.crop_hw_px))
         return ones.expand(n, -1)
 
     def _scaled(self, crops: Tensor) -> Tensor:
+        crops = crops.to(self.network.code.dtype)
         if self.pixel_scale == "bgr255":
             return crops.flip(-3) * 255.0
         if self.pixel_scale == "minmax":
@@ -350,7 +351,7 @@ class Oat(GazeModel):
         scene = self.scene(batch)
         scores = self.teacher_forced(batch, scene)[0][:, :-1]
         scene_objects = scene.objects
-        log_p = scores[..., : scene_objects.there.shape[1]].log_softmax(-1)
+        log_p = scores[..., : scene_objects.there.shape[1]].float().log_softmax(-1)
         width, height = batch.size_wh_px
         maps = torch.empty(*batch.valid.shape, height, width, device=batch.device)
         for s, territory in enumerate(territories(scene_objects, batch.size_wh_px)):
@@ -374,6 +375,8 @@ class Oat(GazeModel):
             seen = log_p[..., :n][valid].double().log_softmax(-1).exp().mean(0)
             territory = territories(alone.objects, one.size_wh_px)[0]
             maps[which] = density_over_pixels(seen.log().float(), territory)
+        if not maps:
+            return torch.empty(0, *batch.size_wh_px[::-1], device=batch.device)
         if len(maps) == 1:
             # Seen through a stride of 0, which the metrics recognise.
             return next(iter(maps.values())).expand(len(batch), -1, -1)
@@ -408,8 +411,9 @@ class Oat(GazeModel):
     def _decoded(self, scene: _Scene, looked: Tensor, n_steps: Tensor) -> Tensor:
         """(B, T + 1, N + 2) scores, of trials of like length together: a few are several times as long as most."""
         order = n_steps.argsort(stable=True)
-        parts = []
-        for rows in order.split(_TOGETHER):
+        # Without trials there are scores of none.
+        parts = [scene.layouts.start.new_zeros(0, looked.shape[1] + 1, scene.layouts.n_objects + 2)]
+        for rows in order.split(_TOGETHER) if len(order) else ():
             longest = int(n_steps[rows].max())
             part = self.network.decode(scene.layouts.of(scene.layout_of_trial[rows]), looked[rows, :longest])
             parts.append(F.pad(part, (0, 0, 0, looked.shape[1] - longest)))
@@ -421,7 +425,9 @@ class Oat(GazeModel):
             # The same units rest whether or not the run was broken off before.
             torch.manual_seed(seed_of(self.hparams["seed"], self.current_epoch, batch_idx))
             scores, truth = self.teacher_forced(batch)
-        loss = F.cross_entropy(scores.flatten(0, 1), truth.flatten(), ignore_index=_IGNORED)
+        total = F.cross_entropy(scores.flatten(0, 1), truth.flatten(), ignore_index=_IGNORED, reduction="sum")
+        # Where nobody looked at anything there is nothing to learn.
+        loss = total / (truth != _IGNORED).sum().clamp(min=1)
         self.log("train/nll_nats", loss, prog_bar=True, batch_size=len(batch))
         return loss
 

@@ -361,7 +361,7 @@ class OatNetwork(nn.Module):
 
         Returns:
             (B, n, length) objects, 0 after the end; (B, n, length) bool, fixations first; and (B, n, length, M + 1)
-            log-probabilities of each choice, NaN after the last path has ended.
+            log-probabilities of each choice, NaN after the last path has ended; in float32 or wider.
 
         """
         n_trials, n_objects = len(layouts.start), layouts.n_objects
@@ -369,13 +369,17 @@ class OatNetwork(nn.Module):
         device = layouts.start.device
         path = torch.zeros(n_trials, n, length, dtype=torch.long, device=device)
         valid = torch.zeros(n_trials, n, length, dtype=torch.bool, device=device)
-        log_p = torch.full((n_trials, n, length, n_objects + 2), torch.nan, device=device)
+        exact = torch.promote_types(layouts.start.dtype, torch.float32)
+        log_p = torch.full((n_trials, n, length, n_objects + 2), torch.nan, dtype=exact, device=device)
+        if not n_trials:
+            return path, valid, log_p
         trial = torch.arange(n_trials, device=device)[:, None]
         # Which paths are still decoded, and which of these have not ended; the others are put aside in batches.
         which = torch.arange(n, device=device).expand(n_trials, n)
         going = torch.ones_like(which, dtype=torch.bool)
         shape = n_trials * n, self.n_heads, length, self.width // self.n_heads
-        past = [Past(*(layouts.start.new_empty(shape) for _ in range(2))) for _ in self.decoder]
+        # Of the type of keys: in mixed precision that is not the type of tokens.
+        past = [Past(*(k.new_empty(shape) for _ in range(2))) for k in layouts.keys]
         order = sinusoids(length, self.width, layouts.start)
         mask = None if bool(layouts.usable.all()) else layouts.usable[:, None, None]
         pointer = self.object_attention.folded(layouts.objects)
@@ -391,7 +395,7 @@ class OatNetwork(nn.Module):
             if t == 0:
                 scores = scores.repeat(1, n, 1)
                 scores[..., n_objects] = -torch.inf
-            step = scores.log_softmax(-1)
+            step = scores.log_softmax(-1, dtype=exact)
             log_p[trial, which, t] = step
             chosen = (
                 scores.argmax(-1) if uniform is None else _drawn(step, uniform[:, :, t].to(device).gather(1, which))

@@ -114,7 +114,9 @@ class KeepBest(Callback):
                 f"KeepBest: no score {self.monitor!r}; validation gives "
                 f"{sorted(name for name in trainer.callback_metrics if name.startswith('val/'))}"
             )
-        score = float(trainer.callback_metrics[self.monitor])
+        # One score for all processes, so that they keep the same weights and end together.
+        own = trainer.callback_metrics[self.monitor].detach().double()
+        score = float(trainer.strategy.reduce(own, reduce_op="mean"))
         sign = 1.0 if self.mode == "min" else -1.0
         # A score that is not a number is no improvement.
         if (self.best is None and score == score) or (self.best is not None and sign * score < sign * self.best):
@@ -129,7 +131,8 @@ class KeepBest(Callback):
         """Put the best weights into the model; without a validation there are none, and it stays as it is."""
         if self.weights:
             pl_module.load_state_dict(self.weights)
-            print(f"best {self.monitor}: {self.best:.4f}, in epoch {self.epoch}", flush=True)
+            if pl_module.global_rank == 0:
+                print(f"best {self.monitor}: {self.best:.4f}, in epoch {self.epoch}", flush=True)
 
 
 class ScoreFixations(Callback):

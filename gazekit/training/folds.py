@@ -54,35 +54,45 @@ def cross_validate(
         rule = {"by": by, "seed": seed, "folds": folds, "fold": fold}
         done = folder / f"{name}.json"
         about = {"arguments": arguments, "recipes": recipes, "split": rule}
-        if not done.exists():
+        new = not done.exists()
+        if not new and json.loads(done.read_text(encoding="utf-8")) != about:
+            raise InputError(f"{folder} holds a run with other arguments; give another --out, or remove it")
+        common = [*arguments, "--trainer.default_root_dir", str(folder), "--data.split", json.dumps(rule)]
+        table = folder / f"{name}.parquet"
+        if new:
             say(f"fold {fold + 1} of {folds}")
-            common = [*arguments, "--trainer.default_root_dir", str(folder), "--data.split", json.dumps(rule)]
             begun = folder / "last.ckpt"
             run("fit", [*common, *(["--ckpt_path", str(begun)] if begun.exists() else [])])
-            made = [path for path in folder.glob("*.ckpt") if path.stem not in ("last", "epoch")]
-            if len(made) != 1:
-                raise InputError(f"{folder}: expected the checkpoint of one model, found {sorted(map(str, made))}")
-            if predict:
-                told = ["--ckpt_path", str(made[0]), "--data.test_split", "test", "--predict.name", name]
-                run("predict", [*common, *told])
+        # A fold that was only trained before is predicted now.
+        if predict and (new or not table.exists()):
+            told = ["--ckpt_path", str(_model_in(folder)), "--data.test_split", "test", "--predict.name", name]
+            run("predict", [*common, *told])
+        if new:
+            _model_in(folder)
             with written_aside(done) as aside:
                 aside.write_text(json.dumps(about), encoding="utf-8")
-        elif json.loads(done.read_text(encoding="utf-8")) != about:
-            raise InputError(f"{folder} holds a run with other arguments; give another --out, or remove it")
         if predict:
-            tables.append(pd.read_parquet(folder / f"{name}.parquet").assign(fold=fold))
+            tables.append(pd.read_parquet(table).assign(fold=fold))
     if not predict:
         say(f"models of all folds: {out}")
         return out
-    table = pd.concat(tables, ignore_index=True)
-    if (twice := table.groupby("stimulus")["fold"].nunique() > 1).any():
+    whole = pd.concat(tables, ignore_index=True)
+    if (twice := whole.groupby("stimulus")["fold"].nunique() > 1).any():
         raise InputError(f"{out}: stimulus {twice.idxmax()!r} is in the test part of several folds; split by stimulus")
-    table["trial"] = table.groupby(["stimulus", "subject"], sort=False).ngroup()
+    whole["trial"] = whole.groupby(["stimulus", "subject"], sort=False).ngroup()
     path = out / f"{name}.parquet"
     with written_aside(path) as aside:
-        table.to_parquet(aside, index=False)
-    say(f"scanpaths of all {table['stimulus'].nunique()} stimuli, each by a model that never saw it: {path}")
+        whole.to_parquet(aside, index=False)
+    say(f"scanpaths of all {whole['stimulus'].nunique()} stimuli, each by a model that never saw it: {path}")
     return path
+
+
+def _model_in(folder: Path) -> Path:
+    """The checkpoint that a fold's training has published."""
+    made = [path for path in folder.glob("*.ckpt") if path.stem not in ("last", "epoch")]
+    if len(made) != 1:
+        raise InputError(f"{folder}: expected the checkpoint of one model, found {sorted(map(str, made))}")
+    return made[0]
 
 
 def _recipes(arguments: list[str]) -> list[str]:
