@@ -35,10 +35,7 @@ class ScoreObjects(Callback):
     def _start(self, device: torch.device | str = "cpu") -> None:
         # On the model's device: there alone can processes add up what they have.
         self._model, self._people = ObjectSearch().to(device), ObjectSearch().to(device)
-        self._means = {
-            name: MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(device)
-            for name in ("object_ss", "nll_nats", "sim")
-        }
+        self._means = {name: _Mean().to(device) for name in ("object_ss", "nll_nats", "sim")}
 
     def _update(self, model: Oat, batch: TrialBatch) -> None:
         scene = model.scene(batch)
