@@ -45,7 +45,7 @@ class Look:
         image: (3, H, W) RGB in [0, 1].
         xy_px: (T, 2) fixations.
         seen: (T, 3, h, w) what the model saw at each, or an illustration of it.
-        title: Model, target and caption.
+        title: Model, caption, and the target if the model takes notice of it.
         illustration: `seen` is not what the model worked on.
         box_px: (N, 4) left, top, right, bottom of what a model of looks at objects takes for objects; N may be 0.
 
@@ -92,12 +92,13 @@ def objects_on(image: Tensor, name: str, how: str) -> ObjectLayout:
 
 def search_for(target: str) -> SearchTask:
     """A search for what a picture file shows, or for what a word names; nobody knows whether or where it is."""
-    template = None
-    if Path(target).suffix:
-        template = read_image(Path(target))[None]
+    template, path = None, Path(target)
+    # A word may have a dot: "St. Bernard".
+    if path.suffix.lower() in Image.registered_extensions() or path.is_file():
+        template = read_image(path)[None]
     no, nowhere = torch.zeros(1, dtype=torch.bool), torch.zeros(1, 2)
     return SearchTask(
-        target=(Path(target).stem if template is not None else target,), present=~no, box_px=torch.zeros(1, 4),
+        target=(path.stem if template is not None else target,), present=~no, box_px=torch.zeros(1, 4),
         has_box=no, start_xy_px=nowhere, has_start=no, max_saccades=torch.full((1,), -1), template=template,
         template_of_trial=torch.full((1,), -1 if template is None else 0),
     )  # fmt: skip
@@ -145,17 +146,20 @@ def look(
         warnings.warn(f"{name} takes no notice of the caption", stacklevel=2)
     if objects is not None and not model.scored_on_objects:
         warnings.warn(f"{name} takes no notice of objects", stacklevel=2)
+    search = None if target is None else search_for(target)
+    sought = ""
+    if search is not None and model.takes_notice_of(search):
+        sought = f", target: {search.target[0]}"
+    elif search is not None:
+        warnings.warn(f"{name} takes no notice of the target", stacklevel=2)
     per_dva = width / _WIDTH_DVA if px_per_dva is None else px_per_dva
     layout = None if objects is None else objects_on(image, image_path.stem, objects)
-    batch = picture_batch(
-        image, image_path.stem, per_dva, caption, layout, None if target is None else search_for(target)
-    )
+    batch = picture_batch(image, image_path.stem, per_dva, caption, layout, search)
     generator = torch.Generator().manual_seed(seed_of("look", seed))
     paths = model.sample(batch, 1, length, generator)
     xy = paths.xy_px[0, 0][paths.valid[0, 0]].cpu()
     seen = model.views(batch, xy[None])[0].cpu() if isinstance(model, Neva) else _illustrated(image, xy, per_dva)
     said = f"\n\u201c{textwrap.shorten(caption, 90, placeholder=' ...')}\u201d" if caption else ""
-    sought = f", target: {Path(target).stem}" if target else ""
     boxes = model.objects_of(batch).box_px[0].cpu() if isinstance(model, Oat) else torch.zeros(0, 4)
     title = f"{name}, {len(xy)} fixations{sought}{said}"
     return Look(image, xy, seen, title, not isinstance(model, Neva), boxes)

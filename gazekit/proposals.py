@@ -32,7 +32,8 @@ class Proposals:
     """How objects are proposed on a picture.
 
     Args:
-        n: Superpixels that are asked for; how many there are depends on the picture.
+        n: Superpixels that are asked for. Segments that are too small join their neighbours: on photographs often half
+            as many come, and on noise a single one.
         compactness: Of superpixels: large values make squares, small ones follow the colors.
         cells: (columns, rows) of equal cells instead.
 
@@ -53,6 +54,8 @@ class Proposals:
             InputError: It is something else, or a number is not positive.
 
         """
+        if not isinstance(text, str):
+            raise InputError(f"proposals of objects are {text!r}; {_HOW}")
         if found := cls._CELLS.fullmatch(text):
             made = cls(cells=(int(found[1]), int(found[2])))
             n = math.prod(made.cells or ())

@@ -48,7 +48,9 @@ def grid_search(
         pictures: Folder for pictures of the displays, objects of random colors; None makes none.
 
     Returns:
-        Trials with the target's box, and objects, as a dataset of the card ``grid_search``; split by stimulus.
+        Trials with the target's box, and objects, as a dataset of the card ``grid_search``; split by stimulus: the last
+        fifth is for the test, the tenth before that for validation, and at least one display each where there are
+        three or more.
 
     Raises:
         InputError: `slip` is not a probability below one, or a number is not positive.
@@ -85,12 +87,20 @@ def grid_search(
         objects=objects,
         images=images,
         task="visual_search",
+        split=_split(names),
         card={
             "title": "SIMULATED search among objects on a grid",
             "citation": "None: no eye was tracked; gazekit/datasets/grid_search.py made these scanpaths.",
             "simulated": True,
         },
     )
+
+
+def _split(names: list[str]) -> dict[str, Any]:
+    """Exact shares, where a rule by hash may leave few displays without any validation."""
+    n_test, n_val = (max(1, round(share * len(names))) if len(names) > 2 else 0 for share in (0.2, 0.1))
+    first_test = len(names) - n_test
+    return {"by": "stimulus", "val": names[first_test - n_val : first_test], "test": names[first_test:]}
 
 
 def _read_to(target: int, n: int, slip: float, rng: np.random.Generator) -> NDArray[np.int64]:

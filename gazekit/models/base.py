@@ -13,7 +13,7 @@ import pytorch_lightning as L
 import torch
 from torch import Tensor
 
-from gazekit.batch import Scanpaths, TrialBatch
+from gazekit.batch import Scanpaths, SearchTask, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
 
@@ -99,6 +99,11 @@ class GazeModel(L.LightningModule):
             card: Name of the dataset.
 
         """
+
+    def takes_notice_of(self, search: SearchTask) -> bool:
+        """Whether scanpaths depend on what is searched for, where nobody says where it is; a model of search says."""
+        del search
+        return False
 
     def scored(self, batch: TrialBatch) -> Tensor:
         """(B, T) bool: the fixations that training and validation score; the first is history only."""

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from gazekit.backbones import create_backbone
 from gazekit.backbones.clip import create_clip
-from gazekit.batch import Scanpaths, TrialBatch
+from gazekit.batch import Scanpaths, SearchTask, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
 from gazekit.models.base import marginal_generator, sample_positions, seed_of
@@ -557,6 +557,9 @@ class Codebook(OnFrozenBackbone):
         # A node is the center of its cell; the cells at the edges are cut in half.
         xy = (drawn - 0.5) * spacing + 0.5
         return torch.minimum(xy.clamp(min=0.0), size - 1e-3)
+
+    def takes_notice_of(self, search: SearchTask) -> bool:
+        return search.template is not None if self.goal == "image" else bool(search.target[0])
 
     # Training
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gazekit.backbones import Backbone, WeightsSource, create_backbone
-from gazekit.batch import ObjectLayout, Scanpaths, TrialBatch
+from gazekit.batch import ObjectLayout, Scanpaths, SearchTask, TrialBatch
 from gazekit.errors import InputError
 from gazekit.kernels.gate import Gate
+from gazekit.models.arguments import check_positive, check_share, check_whole, whole_pair
 from gazekit.models.base import GazeModel, constructor_arguments, marginal_generator, seed_of
-from gazekit.models.oat_network import CROP_HW_PX, Layouts, OatNetwork, ObjectCNN
+from gazekit.models.oat_network import CROP_HW_PX, SMALLEST_CROP_PX, Layouts, OatNetwork, ObjectCNN
 from gazekit.models.object_maps import (
     density_over_pixels,
     draws_of_points,
@@ -134,14 +135,20 @@ class Oat(GazeModel):
         ):
             if value not in known:
                 raise unknown_name(what, value, list(known))
+        check_whole("oat", 1, width=width, n_heads=n_heads, n_layers=n_layers, hidden=hidden, n_places=n_places)
+        check_whole("oat", 1, n_objects=n_objects, **({} if longest is None else {"longest": longest}))
+        check_whole("oat", 0, validation_paths=validation_paths)
+        check_share("oat", dropout=dropout)
+        check_positive("oat", lr=lr)
         if width % 2 or width % n_heads:
             raise InputError(f"oat: width is {width}, expected a multiple of 2 and of the {n_heads} heads")
         if special == "ones" and appearance != "cnn":
             raise InputError(f"oat: special 'ones' is an image for the cnn, and appearance is {appearance!r}")
         self.appearance, self.special, self.pixel_scale = appearance, special, pixel_scale
         self.target_position, self.target_flag = target_position, target_flag
-        self.grid = int(grid[0]), int(grid[1])
-        self.crop_hw_px = int(crop_hw_px[0]), int(crop_hw_px[1])
+        self.grid = whole_pair("oat", "grid", grid, 1, "columns and rows")
+        smallest = SMALLEST_CROP_PX if appearance == "cnn" else 1
+        self.crop_hw_px = whole_pair("oat", "crop_hw_px", crop_hw_px, smallest, "height and width")
         self.proposals = None if proposals is None else Proposals.parse(proposals)
         # Whether objects have looks; superpixels need the picture, too.
         self.looks_at_objects = appearance in ("cnn", "backbone")
@@ -163,7 +170,7 @@ class Oat(GazeModel):
             self.start = nn.Parameter(0.02 * torch.randn(half))
         if appearance in ("id", "none") and not (appearance == "id" and target_position):
             self.wanted = nn.Parameter(0.02 * torch.randn(half))
-        self.register_buffer("most", torch.tensor(longest or 60))
+        self.register_buffer("most", torch.tensor(60 if longest is None else longest))
         self.train_stimuli: list[str] = []
         self.train_dataset = ""
 
@@ -200,6 +207,9 @@ class Oat(GazeModel):
         return about
 
     # What is there before anybody looks
+
+    def takes_notice_of(self, search: SearchTask) -> bool:
+        return self.looks_at_objects and search.template is not None
 
     def objects_of(self, batch: TrialBatch) -> ObjectLayout:
         """The objects of the batch, or what stands for them."""

@@ -21,6 +21,8 @@ from gazekit.kernels.gate import Gate, HeadGate
 
 #: Height and width of a crop, in px, as published.
 CROP_HW_PX = (150, 93)
+#: Height or width, in px, below which the CNN has nothing left after its two convolutions and poolings.
+SMALLEST_CROP_PX = 29
 # SD of the code's similarity, in steps of the grid, and the norm of its rows in units of sqrt(width): as published.
 _SIGMA, _NORM = 2.0, 0.95
 # Ended paths are put aside when no more than this share of those decoded goes on.

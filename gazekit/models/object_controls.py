@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from gazekit.batch import ObjectLayout, Scanpaths, TrialBatch
 from gazekit.errors import InputError
+from gazekit.models.arguments import whole_pair
 from gazekit.models.base import GazeModel
 from gazekit.models.fixation_memory import FixationMemory
 from gazekit.models.oat import crops_of
@@ -54,7 +55,7 @@ class ObjectControl(FixationMemory, ABC):
     def __init__(self, grid: tuple[int, int] = (8, 6), proposals: str | None = None) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.grid = int(grid[0]), int(grid[1])
+        self.grid = whole_pair("a model of objects", "grid", grid, 1, "columns and rows")
         self.proposals = None if proposals is None else Proposals.parse(proposals)
         self.uses_image = type(self).uses_image or (self.proposals is not None and self.proposals.of_pictures)
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gazekit.batch import Scanpaths, TrialBatch
+from gazekit.batch import Scanpaths, SearchTask, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.displays import SearchDisplays, SearchPaths
 from gazekit.errors import InputError
@@ -345,6 +345,9 @@ class Searcher(GazeModel):
         return torch.where(selectable[rows, middle[:, 0], middle[:, 1]][:, None], middle, corner)
 
     # As a model of scanpaths in scenes
+
+    def takes_notice_of(self, search: SearchTask) -> bool:
+        return self.needs_target() and search.template is not None
 
     def displays_of(self, batch: TrialBatch, max_fixations: int) -> SearchDisplays:
         """The trials of a batch as displays for free search; the target may be anywhere, so nothing finds it.

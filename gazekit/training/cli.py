@@ -28,6 +28,8 @@ from gazekit.training.features import cache_features
 from gazekit.training.object_scores import ScoreObjects
 from gazekit.training.recipe import lightning_arguments
 
+# Settings of Lightning that convert batches, and models to another type than float32.
+_WHOLE_PRECISIONS = ("bf16-true", "16-true", "64", "transformer-engine")
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -46,6 +48,12 @@ class GazeCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         # A wrong name or a missing folder is said before weights are downloaded.
         Card.read(self._get(self.config, "data.init_args.dataset"))
+        precision = str(self._get(self.config, "trainer.precision"))
+        if precision.startswith(_WHOLE_PRECISIONS):
+            raise InputError(
+                f"trainer.precision is {precision!r}: batches stay as they are read, in float32; take bf16-mixed, "
+                f"16-mixed or 32-true"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = Path(self._get(self.config_init, "trainer.default_root_dir") or "runs")
