@@ -252,6 +252,16 @@ def test_a_stimulus_without_trials_does_no_harm(name):
 
 
 @every_model
+def test_no_trials_have_no_maps_and_no_scanpaths(name):
+    nobody = make_batch(padding=1).trials(0, 0)
+    steps = nobody.valid.shape[1]
+    assert log_density(name, nobody).shape == (0, WIDE[1], WIDE[0])
+    assert conditional(name, nobody).shape == (0, steps, WIDE[1], WIDE[0])
+    paths = sample(name, nobody, n=3, length=4)
+    assert (paths.xy_px.shape, paths.valid.shape) == ((0, 3, 4, 2), (0, 3, 4))
+
+
+@every_model
 def test_the_order_of_trials_does_not_matter(name):
     trials = [(s, who) for s in STIMULI[:2] for who in SUBJECTS]
     # Interleaves the stimuli and reverses the subjects.
