@@ -167,6 +167,8 @@ class GazeModel(L.LightningModule):
 
         The fixations of `batch` are not looked at.
         """
+        if not len(batch):
+            return no_scanpaths(batch, n, length)
         maps = self.log_density(batch)
         paths = [sample_positions(m[None], n * length, generator)[0] for m in maps]
         xy = torch.stack(paths).view(len(batch), n, length, 2)
@@ -182,6 +184,12 @@ def constructor_arguments(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The hyper-parameters in a checkpoint, without the notes that Lightning's command line adds to them."""
     hyper_parameters = checkpoint.get("hyper_parameters", {})
     return {key: value for key, value in hyper_parameters.items() if not key.startswith("_")}
+
+
+def no_scanpaths(batch: TrialBatch, n: int, length: int) -> Scanpaths:
+    """What a model samples for a batch without trials."""
+    xy = torch.zeros(0, n, length, 2, device=batch.device)
+    return Scanpaths(xy, torch.zeros(0, n, length, dtype=torch.bool, device=batch.device))
 
 
 def seed_of(*parts: object) -> int:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.errors import InputError
+from gazekit.models.base import no_scanpaths
 from gazekit.models.path_model import PathModel, path_seeds
 
 # Of the program's image; radii below are in its px.
@@ -54,6 +55,8 @@ class GEymol(PathModel):
 
     @torch.no_grad()
     def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:
+        if not len(batch):
+            return no_scanpaths(batch, n, length)
         if batch.image is None:
             raise InputError("g_eymol looks at pixels, and the batch has no images")
         width, height = batch.size_wh_px

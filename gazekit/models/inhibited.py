@@ -11,7 +11,7 @@ from torch import Tensor
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
-from gazekit.models.base import GazeModel, sample_positions
+from gazekit.models.base import GazeModel, no_scanpaths, sample_positions
 from gazekit.models.spatial_base import OnSpatialBase
 
 
@@ -74,6 +74,8 @@ class Inhibited(OnSpatialBase):
 
     @torch.no_grad()
     def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:
+        if not len(batch):
+            return no_scanpaths(batch, n, length)
         static = self.base.log_density(batch)
         paths = []
         for i in range(len(batch)):

@@ -22,6 +22,7 @@ from gazekit.backbones.foveation import Foveation
 from gazekit.backbones.pyramid import WeightsSource, create_classifier
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.errors import InputError
+from gazekit.models.base import no_scanpaths
 from gazekit.models.fovea_search import (
     STRATEGIES,
     Exploration,
@@ -268,6 +269,8 @@ class Neva(PathModel):
         )
 
     def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:
+        if not len(batch):
+            return no_scanpaths(batch, n, length)
         found = self.explore(batch, n, length, generator).p
         xy = self.frame(batch).to_picture(found).view(len(batch), n, length, 2)
         if not isinstance(self.strategy, SignGradient) or self.strategy.clamp:

@@ -96,6 +96,8 @@ class ObjectControl(FixationMemory, ABC):
         if len(shown) == 1 and not self._by_trial and len(batch):
             return density_over_pixels(log_p[0], shown[0]).expand(len(batch), -1, -1)
         rows = batch.stimulus_of_trial.tolist()
+        if not rows:
+            return torch.empty(0, *batch.size_wh_px[::-1], device=batch.device)
         return torch.stack([density_over_pixels(p, shown[row]) for p, row in zip(log_p, rows, strict=True)])
 
     @torch.no_grad()

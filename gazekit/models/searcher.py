@@ -409,6 +409,8 @@ class Searcher(GazeModel):
 
     def log_density(self, batch: TrialBatch) -> Tensor:
         """(B, H, W) where the first saccade goes from the middle of the picture, given what is searched for."""
+        if not len(batch):
+            return torch.empty(0, *batch.size_wh_px[::-1], device=batch.device)
         wanted = [-1] * len(batch) if batch.search is None else batch.search.template_of_trial.tolist()
         keys = list(zip(batch.stimulus_of_trial.tolist(), wanted, strict=True))
         distinct = list(dict.fromkeys(keys))
