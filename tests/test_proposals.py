@@ -295,9 +295,35 @@ def test_the_drawing_shows_the_objects(photo):
         frames = {(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in axis.patches}
         assert len(axis.patches) == 2 * n
         assert frames == {(a, b, c - a, d - b) for a, b, c, d in shown.box_px.tolist()}
-    plain = look(photo, create_model("uniform"), "uniform", length=2, target="cup")
+    plain = look(photo, create_model("uniform"), "uniform", length=2)
     assert not draw(plain).axes[0].patches
-    assert plain.title == "uniform, 2 fixations, target: cup"
+
+
+@pytest.mark.parametrize("name", ["uniform", "oat", "chance_search"])
+def test_a_target_that_a_model_takes_no_notice_of_is_not_claimed(photo, name):
+    arguments = {**TINY, "appearance": "none"} if name == "oat" else {}
+    model = create_model(name, **arguments).eval()
+    for target in (str(photo), "cup"):
+        with pytest.warns(UserWarning, match=f"{name} takes no notice of the target"):
+            shown = look(photo, model, name, length=2, target=target)
+        assert re.fullmatch(rf"{name}, \d fixations?", shown.title)
+
+
+def test_a_target_that_is_seen_stands_in_the_title(photo):
+    model = create_model("oat", **TINY, appearance="cnn", grid=(4, 3)).eval()
+    shown = look(photo, model, "oat", length=2, target=str(photo))
+    assert shown.title.endswith("fixations, target: photo")
+
+
+def test_boxes_of_a_table_are_those_of_the_picture_s_name(photo, tmp_path):
+    model = create_model("oat", **TINY, appearance="none").eval()
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("stimulus,left_px,top_px,right_px,bottom_px\nphoto,5,6,70,80\n")
+    shown = look(photo, model, "oat", length=3, objects=str(boxes))
+    assert shown.box_px.tolist() == [[5.0, 6.0, 70.0, 80.0]]
+    boxes.write_text("stimulus,left_px,top_px,right_px,bottom_px\nother,5,6,70,80\n")
+    with pytest.raises(InputError, match="no stimulus named 'other'"):
+        look(photo, model, "oat", length=3, objects=str(boxes))
 
 
 def test_objects_are_for_models_of_objects(photo):
@@ -305,8 +331,21 @@ def test_objects_are_for_models_of_objects(photo):
         look(photo, create_model("uniform"), "uniform", length=2, objects="cells:2x2")
 
 
-def test_a_word_is_searched_for_without_a_picture():
-    search = search_for("stop sign")
-    assert search.target == ("stop sign",)
+@pytest.mark.parametrize("word", ["stop sign", "St. Bernard", "Mt. Fuji.", "no. 5"])
+def test_a_word_is_searched_for_without_a_picture(word):
+    search = search_for(word)
+    assert search.target == (word,)
     assert search.template is None
     assert search.template_of_trial.tolist() == [-1]
+
+
+def test_a_picture_is_searched_for(photo, tmp_path):
+    for path in (photo, tmp_path / "PHOTO.JPG", tmp_path / "without_suffix"):
+        if path != photo:
+            Image.open(photo).save(path, format="PNG")
+        search = search_for(str(path))
+        assert search.target == (path.stem,)
+        assert search.template.shape == (1, 3, 120, 200)
+        assert search.template_of_trial.tolist() == [0]
+    with pytest.raises(InputError, match=r"no\.webp"):
+        search_for("no.webp")

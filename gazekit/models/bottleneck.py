@@ -129,6 +129,8 @@ class CodebookBottleneck(nn.Module):
 class LinearBottleneck(nn.Module):
     """(..., d) -> (..., d) through as many plain numbers as a code has: the control that the published work lacks.
 
+    They are linear in relu(e), which is what the codes are chosen by, so that the two differ in the codes alone.
+
     Args:
         width: d.
         code_width: D.

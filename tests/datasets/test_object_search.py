@@ -6,12 +6,14 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from gazekit import InputError
 from gazekit.datasets import PartialDataWarning, load
 from gazekit.datasets.datamodule import ObjectDataModule, StimulusItems
+from gazekit.datasets.from_frame import from_dataframe
 from gazekit.datasets.grid_search import grid_search
 from gazekit.datasets.objects import grid_of_objects, object_of_fixation, without_long_trials
 from gazekit.metrics import object_behavior
@@ -118,11 +120,48 @@ def test_long_trials_are_left_out():
     data = grid_search(40, 2, seed=1)
     length = data.fixations.groupby("trial").size()
     kept = without_long_trials(data, 1.5)
-    expected = length[(length - length.mean()).abs() < 1.5 * length.std()]
+    expected = length[(length - length.mean()).abs() <= 1.5 * length.std(ddof=0)]
     assert 0 < len(expected) < len(length)
     assert sorted(kept.trials["trial"]) == sorted(expected.index)
     with pytest.raises(InputError, match="expected more than 0"):
         without_long_trials(data, 0)
+
+
+def looks(lengths):
+    """A trial of each length."""
+    rows = [(f"s{i}", "a", 1.0 + k, 2.0) for i, n in enumerate(lengths) for k in range(n)]
+    table = pd.DataFrame(rows, columns=["subject", "stimulus", "x_px", "y_px"])
+    stimuli = pd.DataFrame({"stimulus": ["a"], "width_px": 100, "height_px": 80})
+    return from_dataframe(table, name="looks", stimuli=stimuli)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "n_sd", "kept"),
+    [
+        # Of equal lengths, or one, none is far from the mean.
+        ([3, 3, 3, 3], 3.0, [3, 3, 3, 3]), ([5], 3.0, [5]),
+        # Mean 3 and SD 3.46: 9 is 1.73 SDs away; by the SD of a sample, 4, it would be 1.5.
+        ([1, 1, 1, 9], 1.6, [1, 1, 1]), ([1, 1, 1, 9], 1.8, [1, 1, 1, 9]),
+        # Short ones are left out, too.
+        ([1, 9, 9, 9], 1.6, [9, 9, 9]),
+        # Mean 4, SD 2: those exactly one SD away stay.
+        ([2, 6, 2, 6], 1.0, [2, 6, 2, 6]),
+    ],
+)  # fmt: skip
+def test_which_trials_are_long(lengths, n_sd, kept):
+    left = without_long_trials(looks(lengths), n_sd)
+    assert left.fixations.groupby("trial").size().tolist() == kept
+    assert len(left.trials) == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (1, 1, 1)), (8, (5, 1, 2)), (30, (21, 3, 6))]
+)
+def test_every_part_has_displays(n, expected):
+    data = grid_search(n, 2)
+    parts = data.stimuli["split"].value_counts()
+    assert tuple(int(parts.get(name, 0)) for name in ("train", "val", "test")) == expected
+    assert (data.trials["split"] == data.trials["stimulus"].map(data.stimuli.set_index("stimulus")["split"])).all()
 
 
 @pytest.mark.skipif(

@@ -141,6 +141,22 @@ def test_gumbel_takes_one_code_and_passes_a_gradient():
     assert (share - probability).abs().max() < 5 * math.sqrt(probability.max().item() / 4000)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_temperature_of_gumbel_is_that_of_the_gradient(temperature):
+    """What is drawn does not depend on it; the gradient is that of a softmax with it."""
+    module, e = made(indexing="gumbel", dropout=0.0, temperature=temperature), samples(5)
+    value = torch.randn(256, generator=torch.Generator().manual_seed(3))
+    _, weights = module(e, [torch.Generator().manual_seed(i) for i in range(5)])
+    (weights @ value).sum().backward()
+    uniform = torch.stack([torch.rand(256, generator=torch.Generator().manual_seed(i)) for i in range(5)]).double()
+    logits = module.score(F.relu(module.norm(e))).detach().double()
+    drawn = logits - (-uniform.log()).log()
+    assert torch.equal(weights.argmax(-1), drawn.argmax(-1))
+    soft = (drawn / temperature).softmax(-1)
+    expected = (soft * (value - (soft @ value.double())[:, None]) / temperature).sum(0)
+    torch.testing.assert_close(module.score.bias.grad.double(), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_samples_start_apart():
     """With the default initialisation every sample gets about the same mixture."""
 
@@ -166,6 +182,9 @@ def test_the_controls():
     values = torch.linalg.svdvals(passed - passed.mean(0))
     assert values[9] > 1e-2 * values[0]
     assert values[10] < 1e-5 * values[0]
+    # It is given what the codes are given: the positive part.
+    expected = linear.up(linear.down(F.layer_norm(e, (64,)).clamp(min=0.0)))
+    torch.testing.assert_close(linear(e)[0], expected, **ROUNDING)
     through, weights = NoBottleneck(64)(e)
     torch.testing.assert_close(through, F.layer_norm(e, (64,)))
     assert weights is None

@@ -175,7 +175,15 @@ def test_a_score_that_validation_does_not_give(displays, tmp_path):
 def test_every_stimulus_is_predicted_by_a_model_that_never_saw_it(displays, tmp_path):
     arguments = words(displays, None, 1, "--model.width", "16", "--predict.paths", "3", "--trainer.callbacks", "null")
     said: list[str] = []
+
+    def written() -> list[int]:
+        return [(tmp_path / f"fold_{k}" / "last.ckpt").stat().st_mtime_ns for k in range(3)]
+
+    # Trained only; what is missing is then predicted, and nothing is trained anew.
+    assert cross_validate(arguments, tmp_path, 3, 0, "readers", "stimulus", said.append, predict=False) == tmp_path
+    first = written()
     path = cross_validate(arguments, tmp_path, 3, 0, "readers", "stimulus", said.append)
+    assert written() == first
     table = pd.read_parquet(path)
     assert table["stimulus"].nunique() == 36
     assert (table.groupby("stimulus")["fold"].nunique() == 1).all()
@@ -186,12 +194,36 @@ def test_every_stimulus_is_predicted_by_a_model_that_never_saw_it(displays, tmp_
         assert tested
         assert not trained & tested
     # Finished folds are not done again, and not mistaken for those of another training.
-    before = path.stat().st_mtime_ns, [(tmp_path / f"fold_{k}" / "last.ckpt").stat().st_mtime_ns for k in range(3)]
+    before = [(tmp_path / f"fold_{k}" / "readers.parquet").stat().st_mtime_ns for k in range(3)]
     said.clear()
     cross_validate(arguments, tmp_path, 3, 0, "readers", "stimulus", said.append)
     assert len(said) == 1
-    assert before[1] == [(tmp_path / f"fold_{k}" / "last.ckpt").stat().st_mtime_ns for k in range(3)]
+    assert written() == first
+    assert before == [(tmp_path / f"fold_{k}" / "readers.parquet").stat().st_mtime_ns for k in range(3)]
     with pytest.raises(InputError, match=r"holds a run with other arguments"):
         cross_validate([*arguments, "--model.lr", "1e-4"], tmp_path, 3, 0, "readers", "stimulus", said.append)
     with pytest.raises(InputError, match=r"sets --data\.split itself"):
         cross_validate(["--data.split=1"], tmp_path, 3, 0, "readers", "stimulus", said.append)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64", "64-true"])
+def test_a_precision_that_converts_batches_is_refused_at_once(displays, tmp_path, precision):
+    result = CliRunner().invoke(main, ["fit", *words(displays, tmp_path, 1, "--trainer.precision", precision)])
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("gazekit: ")]
+    assert f"trainer.precision is '{precision}'" in line
+    assert "take bf16-mixed, 16-mixed or 32-true" in line
+
+
+def test_mixed_precision_trains_and_predicts(displays, tmp_path):
+    more = ["--trainer.precision", "bf16-mixed", "--trainer.callbacks", "null", "--model.width", "16"]
+    # Validated as well, whose paths are decoded in the same precision.
+    fit(displays, tmp_path, 1, *more, "--trainer.check_val_every_n_epoch", "1")
+    assert len(validations(tmp_path)) == 1
+    predict = ["predict", *words(displays, tmp_path, 1, *more), "--ckpt_path", str(tmp_path / "oat.ckpt")]
+    result = CliRunner().invoke(main, predict)
+    assert result.exit_code == 0, result.output + str(result.exception)
+    table = pd.read_parquet(tmp_path / "scanpaths.parquet")
+    # The last fifth of 36 displays.
+    assert table["stimulus"].nunique() == 7
+    assert table[["x_px", "y_px"]].notna().all(axis=None)
