@@ -1,4 +1,4 @@
-"""OAT by values: where paths begin, what the pixels are, what is scored, when paths end; types, arguments, no trials."""
+"""OAT by values: where paths begin, the pixels, what is scored, when paths end; number types, arguments, no trials."""
 
 from __future__ import annotations
 
