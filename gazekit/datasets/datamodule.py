@@ -370,6 +370,11 @@ class ScanpathDataModule(L.LightningDataModule):
                 )
             sampler = DistributedSampler(items, world, rank, shuffle=True, seed=self.seed, drop_last=True)
         else:
+            if len(items) < world:
+                raise InputError(
+                    f"{len(items)} stimuli in the split {self.splits[stage]!r} cannot be shared by {world} processes; "
+                    f"give as many stimuli, or fewer trainer.devices"
+                )
             sampler = UnrepeatedDistributedSampler(items, num_replicas=world, rank=rank, shuffle=False)
         # Reading a cached feature file takes less time than handing it over from a worker.
         workers = 0 if self.feature_cache is not None else self.num_workers

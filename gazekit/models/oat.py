@@ -83,7 +83,7 @@ class Oat(GazeModel):
         n_objects: Of the largest layout, for ``id``.
         crop_hw_px: Height and width of crops.
         grid: (columns, rows) of equal cells that are the objects where a batch has none.
-        proposals: Objects where a batch has none, in place of `grid`: ``superpixels`` (48 of them), ``superpixels:60``
+        proposals: Objects where a batch has none, in place of `grid`: ``superpixels`` (48 asked for), ``superpixels:60``
             or ``superpixels:60:20`` with their compactness (10), or ``cells:8x6``; see
             :class:`~gazekit.proposals.Proposals`.
         backbone: Name, for ``backbone``.

@@ -115,7 +115,7 @@ class KeepBest(Callback):
                 f"{sorted(name for name in trainer.callback_metrics if name.startswith('val/'))}"
             )
         # One score for all processes, so that they keep the same weights and end together.
-        own = trainer.callback_metrics[self.monitor].detach().double()
+        own = trainer.callback_metrics[self.monitor].detach().clone().to(trainer.strategy.root_device)
         score = float(trainer.strategy.reduce(own, reduce_op="mean"))
         sign = 1.0 if self.mode == "min" else -1.0
         # A score that is not a number is no improvement.

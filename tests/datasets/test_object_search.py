@@ -85,6 +85,16 @@ def test_batches_hold_objects_in_their_frame(tmp_path):
         assert under[row][batch.valid[row]].tolist() == of_trial[trial]
 
 
+def test_more_processes_than_displays_are_refused_by_all_of_them(tmp_path, monkeypatch):
+    grid_search(8, 1).to_parquet(tmp_path)
+    made = ObjectDataModule(dataset=str(tmp_path), batch_size=4, num_workers=0)
+    for rank in range(2):
+        monkeypatch.setattr(made, "_world", lambda rank=rank: (2, rank))
+        with pytest.raises(InputError, match=r"1 stimuli in the split 'val' cannot be shared by 2 processes"):
+            made.val_dataloader()
+        assert len(made.test_dataloader()) == 1
+
+
 def test_cells_stand_for_objects(tmp_path):
     data = replace(grid_search(6, 1), objects=None)
     data.to_parquet(tmp_path)
