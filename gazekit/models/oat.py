@@ -209,7 +209,8 @@ class Oat(GazeModel):
     # What is there before anybody looks
 
     def takes_notice_of(self, search: SearchTask) -> bool:
-        return self.looks_at_objects and search.template is not None
+        # Told by name, where the model was built for names; else by its looks.
+        return bool(self.hparams.get("categories")) or (self.looks_at_objects and search.template is not None)
 
     def objects_of(self, batch: TrialBatch) -> ObjectLayout:
         """The objects of the batch, or what stands for them."""
