@@ -73,7 +73,7 @@ class GazeCLI(LightningCLI):
         config = self._get(self.config_init, "predict")
         model.predict_paths, model.predict_length = config["paths"], config["length"]
         if self._get(self.config_init, "cache_features"):
-            data.feature_cache = cache_features(model, data.data, data.size_wh_px, device=_device(self.trainer))
+            data.feature_cache = cache_features(model, data.served, data.size_wh_px, device=_device(self.trainer))
         if self.subcommand == "predict":
             data.finished = self._writer.finished()
         if self.subcommand == "fit":
