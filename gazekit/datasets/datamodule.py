@@ -210,8 +210,8 @@ class StimulusItems(Dataset[_Item]):
         if rows["target"].isna().any():
             trial = int(rows.index[rows["target"].isna()][0])
             raise InputError(
-                f"{self.data.name}: trial {trial} on stimulus {rows.loc[trial, 'stimulus']!r} has no target, so it is no "
-                f"search; leave such trials out, or use a data module for free viewing"
+                f"{self.data.name}: trial {trial} on stimulus {rows.loc[trial, 'stimulus']!r} has no target, so it is "
+                f"no search; leave such trials out, or use a data module for free viewing"
             )
         scale = np.array([self._scale(self.row_of[name]) for name in rows["stimulus"]])
         box, has_box = _numbers(rows, TARGET_BOX)
@@ -313,7 +313,8 @@ class ScanpathDataModule(L.LightningDataModule):
         predict_batch_size: int = 1,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Not to be logged: Lightning refuses a model that has an argument of the same name and another value.
+        self.save_hyperparameters(logger=False)
         self.options, self.split_rule = dict(options or {}), split
         self.image_cache = ImageCache() if cache_images else None
         self.dataset, self.root, self.batch_size, self.strict = dataset, root, batch_size, strict
@@ -427,7 +428,7 @@ class SearchDataModule(ScanpathDataModule):
 
     def __init__(self, template_size_wh_px: tuple[int, int] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         self.template_size_wh_px = template_size_wh_px
 
     def _serves(self) -> Mapping[str, Any]:
@@ -446,7 +447,7 @@ class CaptionDataModule(ScanpathDataModule):
 
     def __init__(self, captions_of: str = "subject", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         self.captions_of = captions_of
 
     @property
@@ -487,7 +488,7 @@ class ObjectDataModule(SearchDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         if cells is not None and proposals is not None:
             raise InputError(f"data.cells is {cells} and data.proposals is {proposals!r}; give one of them")
         self.boxes_file = Path(proposals) if proposals and Path(proposals).suffix in (".csv", ".parquet") else None

@@ -327,8 +327,8 @@ class Codebook(OnFrozenBackbone):
             near = difflib.get_close_matches(name, self.category_of, 1)
             raise InputError(
                 f"codebook: no category named {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f" It was built for {len(self.category_of)}: {', '.join(list(self.category_of)[:8])}"
+                + (f"; did you mean {near[0]!r}? It" if near else "; it")
+                + f" was built for {len(self.category_of)}: {', '.join(self.category_of)}"
             )
         return self.category_of[name]
 

@@ -278,7 +278,7 @@ class Oat(GazeModel):
             raise InputError("oat: the model was built for targets of some categories, and the trials are no searches")
         for name in dict.fromkeys(batch.search.target):
             if name not in self.category_of:
-                raise unknown_name("category (oat was built with others)", name, list(self.category_of))
+                raise unknown_name("category that oat was built for", name, list(self.category_of))
         return torch.tensor([self.category_of[name] for name in batch.search.target], device=batch.device)
 
     def _looks(self, batch: TrialBatch, objects: ObjectLayout) -> Tensor:
@@ -308,8 +308,8 @@ class Oat(GazeModel):
             return as_object
         if batch.search is None or batch.search.template is None or bool((template[~known] < 0).any()):
             raise InputError(
-                "oat: some trials have neither the box of their target nor a picture of it, as where it is absent; build "
-                "the model with categories: [...] or with appearance 'none', or leave such trials out"
+                "oat: some trials have neither the box of their target nor a picture of it, as where it is absent; "
+                "build the model with categories: [...] or with appearance 'none', or leave such trials out"
             )
         shown = F.interpolate(batch.search.template, self.crop_hw_px, mode="bilinear", align_corners=False)
         of_template: Tensor = self.look(self._scaled(shown))

@@ -70,6 +70,7 @@ class GazeCLI(LightningCLI):
         assert isinstance(model, GazeModel)
         assert isinstance(data, ScanpathDataModule)
         self._check_checkpoint(model)
+        self._check_proposals(model, data)
         config = self._get(self.config_init, "predict")
         model.predict_paths, model.predict_length = config["paths"], config["length"]
         if self._get(self.config_init, "cache_features"):
@@ -99,6 +100,15 @@ class GazeCLI(LightningCLI):
             found = read_checkpoint(given)["gazekit_model"]
             if found != model_name(model):
                 raise InputError(f"{given}: checkpoint of model {found!r}, expected {model_name(model)!r}")
+
+    def _check_proposals(self, model: GazeModel, data: ScanpathDataModule) -> None:
+        """What is looked at in training must be what is looked at later, where a model proposes it by itself."""
+        own, given = (part.hparams.get("proposals") for part in (model, data))
+        if own is not None and given is not None and own != given:
+            raise InputError(
+                f"model.proposals is {own!r} and data.proposals is {given!r}; objects must be the same in training and "
+                f"afterwards: give both"
+            )
 
     before_fit = before_validate = before_test = before_predict = _prepare
 
