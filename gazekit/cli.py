@@ -404,11 +404,11 @@ def bench_attention(
 @click.option(
     "--model",
     "which",
-    type=click.Choice(["nevaclip", "oat"]),
+    type=click.Choice(["nevaclip", "oat", "codebook"]),
     multiple=True,
     help="Which, may be given several times; default is all.",
 )
-@click.option("--paths", default=100, show_default=True, help="Scanpaths per trial of oat.")
+@click.option("--paths", default=100, show_default=True, help="Scanpaths per trial of oat and codebook.")
 @click.option("--trials", default=16, show_default=True, help="Images that are searched in lock-step.")
 @click.option("--iterations", default=20, show_default=True, help="Positions per fixation.")
 @click.option("--length", default=2, show_default=True, help="Fixations per scanpath.")
@@ -422,22 +422,27 @@ def bench_models(
     which: tuple[str, ...], paths: int, trials: int, iterations: int, length: int, network: str, device: str,
     compiled: bool, processor_time: bool,
 ) -> None:  # fmt: skip
-    """Time NevaClip and OAT beside the published ways, with random weights.
+    """Time NevaClip, OAT and the codebook model beside plain ways, with random weights.
 
     NevaClip in lock-step beside a loop over images; OAT's scanpaths decoded together beside decoding from the pixels on
-    for every fixation, at its published size, with and without pictures, and at that of its recipes.
+    for every fixation, at its published size, with and without pictures, and at that of its recipes; the codebook's
+    training with cached features beside encoding images, its scanpaths, and maps of the next fixation.
     """
     if not which or "nevaclip" in which:
         from gazekit.models.bench import bench_nevaclip
 
         bench_nevaclip(click.echo, trials, iterations, length, network, device, compiled, processor_time)
+    shared: dict[str, Any] = {"device": device, "processor_time": processor_time}
     if not which or "oat" in which:
         from gazekit.models.bench_oat import bench_oat
 
-        shared: dict[str, Any] = {"device": device, "processor_time": processor_time}
         bench_oat(click.echo, paths, **shared)
         bench_oat(click.echo, paths, **shared, appearance="none")
         bench_oat(click.echo, paths, **shared, appearance="none", width=96, hidden=96, n_layers=2)
+    if not which or "codebook" in which:
+        from gazekit.models.bench_codebook import bench_codebook
+
+        bench_codebook(click.echo, paths, **shared)
 
 
 @bench.command("search")

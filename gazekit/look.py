@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -26,6 +27,7 @@ from gazekit.files import written_aside
 from gazekit.models import MODELS, GazeModel, create_model, load_model
 from gazekit.models.base import seed_of
 from gazekit.models.neva import Neva
+from gazekit.models.oat import Oat
 from gazekit.proposals import Proposals
 
 # Of the picture for models that do not say what they saw: a fovea of 2 dva on a picture as wide as a screen usually is.
@@ -43,8 +45,9 @@ class Look:
         image: (3, H, W) RGB in [0, 1].
         xy_px: (T, 2) fixations.
         seen: (T, 3, h, w) what the model saw at each, or an illustration of it.
-        title: Model and caption.
+        title: Model, target and caption.
         illustration: `seen` is not what the model worked on.
+        box_px: (N, 4) left, top, right, bottom of what a model of looks at objects takes for objects; N may be 0.
 
     """
 
@@ -53,6 +56,7 @@ class Look:
     seen: Tensor
     title: str
     illustration: bool
+    box_px: Tensor
 
 
 def picture_batch(
@@ -151,7 +155,10 @@ def look(
     xy = paths.xy_px[0, 0][paths.valid[0, 0]].cpu()
     seen = model.views(batch, xy[None])[0].cpu() if isinstance(model, Neva) else _illustrated(image, xy, per_dva)
     said = f"\n\u201c{textwrap.shorten(caption, 90, placeholder=' ...')}\u201d" if caption else ""
-    return Look(image, xy, seen, f"{name}, {len(xy)} fixations{said}", not isinstance(model, Neva))
+    sought = f", target: {Path(target).stem}" if target else ""
+    boxes = model.objects_of(batch).box_px[0].cpu() if isinstance(model, Oat) else torch.zeros(0, 4)
+    title = f"{name}, {len(xy)} fixations{sought}{said}"
+    return Look(image, xy, seen, title, not isinstance(model, Neva), boxes)
 
 
 def _illustrated(image: Tensor, xy_px: Tensor, px_per_dva: float) -> Tensor:
@@ -167,15 +174,19 @@ def _illustrated(image: Tensor, xy_px: Tensor, px_per_dva: float) -> Tensor:
 
 
 def draw(shown: Look) -> Figure:
-    """The scanpath over the picture: numbers give the order, the ring is the first fixation."""
+    """The scanpath over the picture, whose numbers give the order, and the boxes of objects if there are some."""
     height, width = shown.image.shape[-2:]
     figure = Figure(figsize=(7.0, max(2.0, 7.0 * height / width) + 0.6), layout="constrained", dpi=120)
     axis = figure.subplots()
     axis.imshow(shown.image.permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
+    for left, top, right, bottom in shown.box_px.tolist():
+        frame = {"xy": (left, top), "width": right - left, "height": bottom - top, "fill": False}
+        axis.add_patch(Rectangle(**frame, edgecolor="black", linewidth=1.0, alpha=0.35))
+        axis.add_patch(Rectangle(**frame, edgecolor="white", linewidth=0.5, alpha=0.8))
     x, y = shown.xy_px.numpy().T
     axis.plot(x, y, "-", color="white", lw=2.4, alpha=0.8)
     axis.plot(x, y, "-", color=_COLOR, lw=1.3)
-    axis.scatter(x, y, s=190, c=[_COLOR], edgecolors="white", linewidths=1.2, zorder=3)
+    axis.scatter(x, y, s=190, c=[_COLOR], edgecolors="white", linewidths=1.2, zorder=3, clip_on=False)
     for number, point in enumerate(zip(x, y, strict=True), start=1):
         axis.annotate(str(number), point, color="white", fontsize=8, ha="center", va="center", zorder=4)
     axis.set_xlim(min(0.0, x.min()), max(width, x.max()))

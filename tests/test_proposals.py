@@ -16,7 +16,7 @@ from gazekit import InputError
 from gazekit.cli import main
 from gazekit.datasets.datamodule import ObjectDataModule
 from gazekit.datasets.grid_search import grid_search
-from gazekit.look import look, picture_batch, search_for
+from gazekit.look import draw, look, picture_batch, search_for
 from gazekit.models import create_model
 from gazekit.proposals import Proposals, place_of_boxes
 
@@ -190,6 +190,37 @@ def test_oat_proposes_objects_on_pictures_that_have_none():
     assert cells.scene(replace(batch, image=None)).objects.box_px.shape == (1, 6, 4)
 
 
+@pytest.mark.parametrize(
+    "name", ["object_random", "object_center", "object_near_target", "object_similar", "object_salient"]
+)
+def test_controls_look_at_the_same_objects(name):
+    image, patches = patchwork()
+    batch = picture_batch(image, "patches", 30.0)
+    box = torch.from_numpy(patches[7:8]).float()
+    yes = torch.ones(1, dtype=torch.bool)
+    batch = replace(batch, search=replace(search_for("patch"), box_px=box, has_box=yes, present=yes))
+    asked = "superpixels:15:1"
+    model = create_model(name, proposals=asked)
+    seen = pd.DataFrame(
+        {"subject": "s", "stimulus": ["a", "a", "b", "b"], "trial": [0, 0, 1, 1], "fixation": [0, 1, 0, 1],
+         "x_px": [10.0, 20, 30, 40], "y_px": 10.0, "t_s": np.nan, "duration_s": 0.2}
+    )  # fmt: skip
+    stimuli = pd.DataFrame({"stimulus": ["a", "b"], "path": "", "width_px": 200, "height_px": 120})
+    model.fit_fixations(seen, stimuli, 30.0)
+    assert model.uses_image
+    of_picture = Proposals.parse(asked).layout(batch.image, batch.size_wh_px)
+    p = model.log_probabilities(batch)
+    assert p.shape == of_picture.there.shape
+    given = replace(batch, objects=of_picture)
+    torch.testing.assert_close(p, create_model(name, grid=(3, 2)).log_probabilities(given))
+    maps = model.log_density(batch)
+    torch.testing.assert_close(maps, model.log_density(given))
+    assert maps.exp().sum().item() == pytest.approx(1.0, abs=1e-4)
+    drawn = [model.sample(b, 5, 4, torch.Generator().manual_seed(0)).xy_px for b in (batch, given)]
+    assert torch.equal(*drawn)
+    assert not create_model("object_random", proposals="cells:3x2").uses_image
+
+
 # On a photograph
 
 
@@ -253,6 +284,20 @@ def test_a_checkpoint_looks_at_a_photograph(photo, checkpoint, tmp_path):
         assert done.exit_code == 1
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_drawing_shows_the_objects(photo):
+    model = create_model("oat", **TINY, appearance="none", proposals="cells:5x3").eval()
+    for how, n in ((None, 15), ("cells:4x2", 8)):
+        shown = look(photo, model, "oat", length=2, objects=how)
+        axis = draw(shown).axes[0]
+        # A dark frame and a bright one, to be seen on any ground.
+        frames = {(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in axis.patches}
+        assert len(axis.patches) == 2 * n
+        assert frames == {(a, b, c - a, d - b) for a, b, c, d in shown.box_px.tolist()}
+    plain = look(photo, create_model("uniform"), "uniform", length=2, target="cup")
+    assert not draw(plain).axes[0].patches
+    assert plain.title == "uniform, 2 fixations, target: cup"
 
 
 def test_objects_are_for_models_of_objects(photo):

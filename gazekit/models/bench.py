@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +16,7 @@ from gazekit.backbones.clip import _quiet
 from gazekit.batch import TrialBatch
 from gazekit.models.fovea_search import Exploration, FoveaObjective
 from gazekit.models.nevaclip import NevaClip
-from gazekit.provenance import git_commit
+from gazekit.models.stopwatch import Stopwatch
 
 _WIDTH, _STEP = 0.2, 0.1
 
@@ -80,8 +79,7 @@ def bench_nevaclip(
         network: open_clip's name; weights are random.
         device: Where it runs.
         compiled: Time the compiled network, too; compiling it is not counted.
-        processor_time: Count the time in which the processor's cores worked for this process, all together: with one
-            thread, other programs on the machine change it little.
+        processor_time: See :class:`~gazekit.models.stopwatch.Stopwatch`.
 
     """
     search = {"iterations": iterations, "step": _STEP}
@@ -98,16 +96,7 @@ def bench_nevaclip(
         valid=torch.zeros(trials, 1, dtype=torch.bool), caption=captions,
     ).to(device)  # fmt: skip
 
-    def synchronized() -> float:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        return time.process_time() if processor_time else time.perf_counter()
-
-    def timed(run: Callable[[], object]) -> float:
-        start = synchronized()
-        run()
-        return synchronized() - start
-
+    watch = Stopwatch(device, processor_time)
     tower = model.clip
     x = (pictures.to(device) - tower.mean) / tower.std
     foveation = model.fovea.foveation(model.frame(batch), math.nan)
@@ -134,7 +123,7 @@ def bench_nevaclip(
     ways["candidates, bfloat16"] = _variant(model, search=candidates, dtype="bfloat16")
     loop(0, 1, 1)  # warm up
     # It takes as long for every image: the first and the last tell its time, before and after everything else.
-    report("published loop", timed(lambda: loop(0)))
+    report("published loop", watch.timed(lambda: loop(0)))
     for name, way in ways.items():
         found: list[Exploration] = []
 
@@ -142,24 +131,19 @@ def bench_nevaclip(
             found.append(way.explore(batch, 1, length, torch.Generator().manual_seed(0)))
 
         for _ in range(2 if way.compile_task else 1):  # shapes that a search meets are compiled in the first
-            lasted = timed(run)
+            lasted = watch.timed(run)
         ended = found[-1]
         report(
             name, lasted / trials,
             f", mean loss {ended.loss.mean():.6f} after {ended.n_forward / trials:.1f} forward and "
             f"{ended.n_gradient / trials:.1f} backward passes",
         )  # fmt: skip
-    report("published loop, again", timed(lambda: loop(trials - 1)))
+    report("published loop, again", watch.timed(lambda: loop(trials - 1)))
     for name in ("lock-step, compiled", "lock-step, bfloat16"):
         if name in ways:
             same, apart = agreement(model, ways[name], batch)
             say(f"{name}: {same:.4f} of the gradients' signs as in float32, losses differ by at most {apart:.1e}")
-    where = torch.cuda.get_device_name(0) if device.startswith("cuda") else f"{torch.get_num_threads()} threads, no GPU"
-    where += ", processor time" if processor_time else ""
-    say(
-        f"{network}, random weights, {trials} trials, {length} fixations of {iterations} positions; {where}, torch "
-        f"{torch.__version__}, commit {git_commit() or 'unknown'}"
-    )
+    say(f"{network}, random weights, {trials} trials, {length} fixations of {iterations} positions; {watch.machine}")
     return seconds
 
 

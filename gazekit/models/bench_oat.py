@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from gazekit.batch import ObjectLayout, SearchTask, TrialBatch
 from gazekit.models.oat import Oat
-from gazekit.provenance import git_commit
+from gazekit.models.stopwatch import Stopwatch
 
 # A collage of covers: pixels, columns and rows.
 _SIZE_WH_PX, _COLUMNS, _ROWS = (2560, 1600), 14, 6
@@ -37,8 +36,7 @@ def bench_oat(
         paths: Per trial.
         repeats: Of which the median counts.
         device: Where it runs.
-        processor_time: Count the time in which the processor's cores worked for this process, all together: with one
-            thread, other programs on the machine change it little.
+        processor_time: See :class:`~gazekit.models.stopwatch.Stopwatch`.
         arguments: Of :class:`~gazekit.models.oat.Oat`, such as ``width``.
 
     """
@@ -48,20 +46,7 @@ def bench_oat(
     if not model.uses_image:
         one = replace(one, image=None)
 
-    def now() -> float:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        return time.process_time() if processor_time else time.perf_counter()
-
-    def median(run: Callable[[], object]) -> float:
-        run()
-        seconds = []
-        for _ in range(repeats):
-            start = now()
-            run()
-            seconds.append(now() - start)
-        return sorted(seconds)[repeats // 2]
-
+    watch = Stopwatch(device, processor_time)
     made: list[int] = []
 
     def sampled() -> None:
@@ -75,10 +60,10 @@ def bench_oat(
         half = torch.zeros(1, _LONGEST // 2, dtype=torch.long, device=device)
         model.network.decode(scene.of_trials, half)
 
-    seconds = {"anew per fixation": median(anew)}
+    seconds = {"anew per fixation": watch.median(anew, repeats)}
     for name, as_people in (("to the limit", False), ("as long as people's", True)):
         with _ends(model, one, _MEAN_LENGTH if as_people else None):
-            seconds[name] = median(sampled)
+            seconds[name] = watch.median(sampled, repeats)
         # The end of a path is a step, too.
         steps = made[-1] + paths
         published = seconds["anew per fixation"] * steps
@@ -88,7 +73,7 @@ def bench_oat(
         )
     if model.uses_image:
         with torch.no_grad():
-            seconds["layout alone"] = median(lambda: model.scene(one))
+            seconds["layout alone"] = watch.median(lambda: model.scene(one), repeats)
         say(f"{'  of this, pictures and encoder':34}{seconds['layout alone']:10.3f} s, once per layout")
     many = _trials(6).to(device)
     many = many if model.uses_image else replace(many, image=None)
@@ -101,18 +86,16 @@ def bench_oat(
         model.training_step(many, 0).backward()
         optimizer.step()
 
-    seconds["training step"] = median(trained)
+    seconds["training step"] = watch.median(trained, repeats)
     epoch = 80 * seconds["training step"]
     say(
         f"{'  training':34}{6 / seconds['training step']:10.1f} trials/s (6 trials of 15 fixations per collage), so "
         f"{epoch:.1f} s for 80 collages"
     )
-    where = torch.cuda.get_device_name(0) if device.startswith("cuda") else f"{torch.get_num_threads()} threads, no GPU"
-    where += ", processor time" if processor_time else ""
     n = sum(p.numel() for p in model.parameters())
     say(
-        f"oat, appearance {model.appearance}, width {model.network.width}, {n:,} parameters, random weights; {where}, "
-        f"torch {torch.__version__}, commit {git_commit() or 'unknown'}"
+        f"oat, appearance {model.appearance}, width {model.network.width}, {n:,} parameters, random weights; "
+        f"{watch.machine}"
     )
     return seconds
 

@@ -243,9 +243,22 @@ class Codebook(OnFrozenBackbone):
 
     def encode(self, image: Tensor) -> tuple[Tensor, ...]:
         """(S, 3, H, W) -> maps of the image, then as many of the mirrored image."""
-        hw = input_hw(image.shape[-2:], 0)
-        resized = F.interpolate(image, hw, mode="bilinear", align_corners=False, antialias=True)
+        resized = self._resized(image)
         return (*self.backbone(resized), *self.backbone(resized.flip(-1)))
+
+    @staticmethod
+    def _resized(image: Tensor) -> Tensor:
+        hw = input_hw(image.shape[-2:], 0)
+        return F.interpolate(image, hw, mode="bilinear", align_corners=False, antialias=True)
+
+    @torch.no_grad()
+    def _maps(self, batch: TrialBatch) -> tuple[Tensor, ...]:
+        """The maps of the stimuli as they are: what is mirrored is for training alone."""
+        if batch.features is not None:
+            return batch.features[: len(batch.features) // 2]
+        assert batch.image is not None, "a batch has an image or features"
+        maps: tuple[Tensor, ...] = tuple(self.backbone(self._resized(batch.image)))
+        return maps
 
     def _pooled(self, maps: Sequence[Tensor]) -> Tensor:
         """Standardised maps -> (S, C, h, w) on the cells: means around the cells' nodes."""
@@ -423,9 +436,8 @@ class Codebook(OnFrozenBackbone):
 
     def scene(self, batch: TrialBatch) -> tuple[Scene, Tensor | None, _Goals]:
         """Pairs of stimulus and goal as they pass the bottleneck, the codes' (P, N, K) weights, and the goals."""
-        features = self.features_of(batch)
         goals = self._goals(batch)
-        cells = self._cells(features[: len(features) // 2], goals)
+        cells = self._cells(self._maps(batch), goals)
         scene, weights = self._scene(batch, cells, goals, None, None)
         return scene, weights, goals
 

@@ -209,6 +209,10 @@ class Oat(GazeModel):
 
     # What is there before anybody looks
 
+    def objects_of(self, batch: TrialBatch) -> ObjectLayout:
+        """The objects of the batch, or what stands for them."""
+        return layout_of(batch, self.grid, self.proposals)
+
     def scene(self, batch: TrialBatch) -> _Scene:
         """Encoded layouts: each arrangement with its target once, however many subjects looked.
 
@@ -217,7 +221,7 @@ class Oat(GazeModel):
                 is needed, or more objects than the model knows.
 
         """
-        objects = layout_of(batch, self.grid, self.proposals)
+        objects = self.objects_of(batch)
         self._check_places(objects)
         target = target_objects(batch, objects)
         template = torch.full_like(target, -1)

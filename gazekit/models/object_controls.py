@@ -29,6 +29,7 @@ from gazekit.models.object_maps import (
     territories,
 )
 from gazekit.models.spatial_base import spatial_base
+from gazekit.proposals import Proposals
 
 # SD around the middle, in shares of width and height, and around the target, in steps of the grid (that of OAT's code).
 _CENTER_SD, _TARGET_SD = 0.25, 2.0
@@ -41,6 +42,8 @@ class ObjectControl(FixationMemory, ABC):
 
     Args:
         grid: (columns, rows) of equal cells that are the objects where a batch has none.
+        proposals: Objects where a batch has none, in place of `grid`, for instance ``superpixels``; see
+            :class:`~gazekit.proposals.Proposals`.
 
     """
 
@@ -48,10 +51,16 @@ class ObjectControl(FixationMemory, ABC):
     # How the logits of the objects differ between trials on one stimulus.
     _by_trial: ClassVar[bool] = False
 
-    def __init__(self, grid: tuple[int, int] = (8, 6)) -> None:
+    def __init__(self, grid: tuple[int, int] = (8, 6), proposals: str | None = None) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.grid = int(grid[0]), int(grid[1])
+        self.proposals = None if proposals is None else Proposals.parse(proposals)
+        self.uses_image = type(self).uses_image or (self.proposals is not None and self.proposals.of_pictures)
+
+    def objects_of(self, batch: TrialBatch) -> ObjectLayout:
+        """The objects of the batch, or what stands for them."""
+        return layout_of(batch, self.grid, self.proposals)
 
     @abstractmethod
     def logits(self, batch: TrialBatch, objects: ObjectLayout) -> Tensor:
@@ -72,14 +81,17 @@ class ObjectControl(FixationMemory, ABC):
 
     def log_probabilities(self, batch: TrialBatch) -> Tensor:
         """(B, N) of looking at each object."""
-        objects = layout_of(batch, self.grid)
+        return self._log_probabilities(batch, self.objects_of(batch))
+
+    def _log_probabilities(self, batch: TrialBatch, objects: ObjectLayout) -> Tensor:
         there = objects.there[batch.stimulus_of_trial]
         return self.logits(batch, objects).masked_fill(~there, -torch.inf).log_softmax(-1)
 
     @torch.no_grad()
     def log_density(self, batch: TrialBatch) -> Tensor:
-        log_p = self.log_probabilities(batch)
-        shown = territories(layout_of(batch, self.grid), batch.size_wh_px)
+        objects = self.objects_of(batch)
+        log_p = self._log_probabilities(batch, objects)
+        shown = territories(objects, batch.size_wh_px)
         if len(shown) == 1 and not self._by_trial and len(batch):
             return density_over_pixels(log_p[0], shown[0]).expand(len(batch), -1, -1)
         rows = batch.stimulus_of_trial.tolist()
@@ -87,8 +99,8 @@ class ObjectControl(FixationMemory, ABC):
 
     @torch.no_grad()
     def sample(self, batch: TrialBatch, n: int, length: int, generator: torch.Generator) -> Scanpaths:
-        objects = layout_of(batch, self.grid)
-        p = self.log_probabilities(batch).double().exp().cpu()
+        objects = self.objects_of(batch)
+        p = self._log_probabilities(batch, objects).double().exp().cpu()
         uniform = torch.rand(len(batch), n * length, generator=generator, dtype=torch.float64)
         cumulative = p.cumsum(-1)
         drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
@@ -143,14 +155,15 @@ class ObjectSimilar(ObjectControl):
     Args:
         gain: What the correlation is multiplied with before the softmax.
         grid: As :class:`ObjectControl`.
+        proposals: As there.
 
     """
 
     uses_image = True
     _by_trial = True
 
-    def __init__(self, gain: float = 5.0, grid: tuple[int, int] = (8, 6)) -> None:
-        super().__init__(grid)
+    def __init__(self, gain: float = 5.0, grid: tuple[int, int] = (8, 6), proposals: str | None = None) -> None:
+        super().__init__(grid, proposals)
         self.save_hyperparameters()
         self.gain = gain
 
@@ -175,13 +188,14 @@ class ObjectSalient(ObjectControl):
     Args:
         base: A spatial model, by name or checkpoint; see :func:`~gazekit.models.spatial_base.spatial_base`.
         grid: As :class:`ObjectControl`.
+        proposals: As there.
 
     """
 
     uses_image = True
 
-    def __init__(self, base: str = "itti_koch", grid: tuple[int, int] = (8, 6)) -> None:
-        super().__init__(grid)
+    def __init__(self, base: str = "itti_koch", grid: tuple[int, int] = (8, 6), proposals: str | None = None) -> None:
+        super().__init__(grid, proposals)
         self.save_hyperparameters()
         self.base: GazeModel = spatial_base(base)
 

@@ -110,6 +110,18 @@ def test_the_place_of_the_target_is_not_used():
 
 
 @torch.no_grad()
+def test_a_scene_without_cached_features_is_encoded_once():
+    model, batch = built(), make_batch(STIMULI[:1])
+    cached = replace(batch, image=None, features=model.encode(batch.image))
+    seen: list[tuple[int, ...]] = []
+    model.backbone.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape)))
+    maps = model.conditional_log_density(batch)
+    scene = tuple(model._resized(batch.image).shape)
+    assert seen.count(scene) == 1
+    torch.testing.assert_close(maps, model.conditional_log_density(cached), **REORDERED)
+
+
+@torch.no_grad()
 def test_scanpaths_begin_where_the_design_put_the_eye():
     batch, model = make_batch(STIMULI[:1]), built()
     start = torch.tensor([[40.0, 200.0]]).expand(len(batch), 2)
