@@ -343,3 +343,24 @@ def test_what_a_category_looks_like_is_learned(tmp_path, words):
     assert on_target.mean() > 3 * on_other.mean()
     # Not a few displays only.
     assert (on_target > on_other).float().mean() > 0.9
+
+
+@pytest.mark.slow
+def test_a_model_of_objects_learns_it_too(tmp_path):
+    release = tmp_path / "release"
+    write_searches(release, (48, 1, 12))
+    words = [
+        "--model.lr",
+        "2e-3",
+        "--model.dropout",
+        0.1,
+        "--trainer.callbacks",
+        "null",
+        "--trainer.limit_val_batches",
+        0,
+    ]
+    done(fit(tmp_path, release, *SMALL_OF["oat"], *words, epochs=28))
+    on_target, on_other = shares_of_objects(tmp_path / "oat.ckpt", release)
+    # Of 48 trials on 12 displays, each display with two goals: chance is a half of them, and equal shares.
+    assert on_target.mean() > 2.5 * on_other.mean()
+    assert (on_target > on_other).float().mean() > 0.7
