@@ -319,7 +319,8 @@ def normalized(
     interval is the bias-corrected one.
 
     There is no share where the human value is the best one (`higher_is_better` is None), and none where the ceiling
-    does not beat chance by more than the interval of their difference: it would be a ratio of noise.
+    does not beat chance by more than the interval of their difference: it would be a ratio of noise. That is so for
+    all models alike, and also where the images are too few for an interval that is worth printing.
     """
     low, high = interval(draws[name], level, points[name] if biased else None) if enough else (np.nan, np.nan)
     row = {
@@ -331,10 +332,9 @@ def normalized(
     if not np.isfinite([points[ceiling], chance[0]]).all():
         return row
     sign = 1.0 if higher_is_better else -1.0
-    room = sign * (points[ceiling] - chance[0])
-    if enough:
-        room = min(room, interval(sign * (draws[ceiling] - chance[1]), level)[0])
-    if room <= 0.0:
+    # NaN: no draw has both.
+    least = interval(sign * (draws[ceiling] - chance[1]), level)[0]
+    if not min(sign * (points[ceiling] - chance[0]), least) > 0.0:
         return row
     with np.errstate(divide="ignore", invalid="ignore"):
         row["of_ceiling"] = float((np.float64(points[name]) - chance[0]) / (points[ceiling] - chance[0]))

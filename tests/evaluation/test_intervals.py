@@ -185,6 +185,18 @@ def test_share_of_the_ceiling_by_hand():
         assert summarize(scores, ("auc",), ceiling, RULE)["of_ceiling"].isna().all()
 
 
+@pytest.mark.parametrize("n_images", [6, 30])
+def test_a_ceiling_that_hardly_beats_chance_is_no_measure_for_anybody(n_images):
+    """A mean of 0.05 with an SD of one; also where images, or those that this model is scored on, are too few."""
+    people = np.tile([1.05, -0.95], n_images // 2)
+    few = np.where(np.arange(n_images) < 4, 0.5, np.nan)
+    summary = summarize(one_trial_per_image(people=people, m=np.full(n_images, 0.5), few=few), ("nss",), "people", RULE)
+    assert row_of(summary, "people")["mean"] == pytest.approx(0.05)
+    assert summary["of_ceiling"].isna().all()
+    clear = summarize(one_trial_per_image(people=people + 3.0, m=few), ("nss",), "people", RULE)
+    assert clear["of_ceiling"].notna().all()
+
+
 def test_share_of_the_ceiling_resamples_both_together():
     rng = np.random.default_rng(0)
     difficulty = rng.normal(2.0, 1.0, 30)
