@@ -289,8 +289,14 @@ class Codebook(OnFrozenBackbone):
         """The distinct pairs of stimulus and goal of a batch, a stimulus without trials included."""
         search, device = batch.search, batch.device
         told: list[Any] = [None] * len(batch)
-        if search is not None and self.goal == "image" and search.template is not None:
-            told = [row if row >= 0 else None for row in search.template_of_trial.tolist()]
+        if search is not None and self.goal == "image":
+            told = search.template_of_trial.tolist()
+            if search.template is None or min(told, default=0) < 0:
+                name = search.target[min(range(len(told)), key=told.__getitem__)]
+                raise InputError(
+                    f"codebook: the model searches for pictures, and there is none of target {name!r}; train one with "
+                    f"goal 'category' or 'word' where targets have names only"
+                )
         elif search is not None and self.goal in ("category", "word"):
             told = [name or None for name in search.target]
         keys = list(zip(batch.stimulus_of_trial.tolist(), told, strict=True))
@@ -345,8 +351,8 @@ class Codebook(OnFrozenBackbone):
             near = difflib.get_close_matches(name, self.category_of, 1)
             raise InputError(
                 f"codebook: no category named {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f" It was built for {len(self.category_of)}: {', '.join(list(self.category_of)[:8])}"
+                + (f"; did you mean {near[0]!r}? It" if near else "; it")
+                + f" was built for {len(self.category_of)}: {', '.join(self.category_of)}"
             )
         return self.category_of[name]
 

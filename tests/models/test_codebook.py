@@ -376,6 +376,16 @@ def test_wrong_arguments_and_unknown_targets():
         model.scene(looking_for(make_batch(STIMULI[:1]), name="cop"))
 
 
+def test_a_picture_of_the_target_is_not_done_without():
+    """Searches without one would train as free viewing, and nobody would notice."""
+    batch = make_batch(STIMULI[:1])
+    none = replace(batch.search, template=None, template_of_trial=torch.full((3,), -1))
+    one = replace(batch.search, target=("bell", "cup", "cup"), template_of_trial=torch.tensor([0, -1, 0]))
+    for search, name in ((none, "part of hill"), (one, "cup")):
+        with pytest.raises(InputError, match=rf"there is none of target '{name}'; train one with goal"):
+            built().scene(replace(batch, search=search))
+
+
 def test_the_published_size_of_the_whole_map():
     model = create_model("codebook", weights=None, placement="global", bottleneck_options={"normalize": False})
     assert n_parameters(model.bottleneck) == 423_074
