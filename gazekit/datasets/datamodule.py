@@ -29,6 +29,7 @@ from gazekit.datasets.features import FeatureCache, read_features
 from gazekit.datasets.image_cache import ImageCache
 from gazekit.datasets.images import read_image, to_tensor
 from gazekit.datasets.objects import grid_of_objects, layout_of_objects, read_boxes, without_long_trials
+from gazekit.datasets.split import check_split_name
 from gazekit.errors import InputError
 from gazekit.proposals import Proposals, layout_of_boxes
 from gazekit.tables import TARGET_BOX
@@ -100,7 +101,7 @@ class StimulusItems(Dataset[_Item]):
         self.names = data.stimuli["stimulus"].tolist()
         self.row_of = {name: row for row, name in enumerate(self.names)}
         self.paths = data.stimuli["path"].tolist()
-        if ((decode and cache is None) or proposals is not None) and "" in self.paths:
+        if (decode or cache is not None or proposals is not None) and "" in self.paths:
             first = self.names[self.paths.index("")]
             raise InputError(
                 f"{data.name}: no image of stimulus {first!r} in this copy ({self.paths.count('')} of "
@@ -206,6 +207,12 @@ class StimulusItems(Dataset[_Item]):
 
     def _search(self, rows: pd.DataFrame) -> SearchTask:
         """What the trials of these rows of the trial table looked for, in the frame in which they are served."""
+        if rows["target"].isna().any():
+            trial = int(rows.index[rows["target"].isna()][0])
+            raise InputError(
+                f"{self.data.name}: trial {trial} on stimulus {rows.loc[trial, 'stimulus']!r} has no target, so it is "
+                f"no search; leave such trials out, or use a data module for free viewing"
+            )
         scale = np.array([self._scale(self.row_of[name]) for name in rows["stimulus"]])
         box, has_box = _numbers(rows, TARGET_BOX)
         start, has_start = _numbers(rows, ("start_x_px", "start_y_px"))
@@ -306,7 +313,8 @@ class ScanpathDataModule(L.LightningDataModule):
         predict_batch_size: int = 1,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Not to be logged: Lightning refuses a model that has an argument of the same name and another value.
+        self.save_hyperparameters(logger=False)
         self.options, self.split_rule = dict(options or {}), split
         self.image_cache = ImageCache() if cache_images else None
         self.dataset, self.root, self.batch_size, self.strict = dataset, root, batch_size, strict
@@ -326,6 +334,15 @@ class ScanpathDataModule(L.LightningDataModule):
             data = load(self.dataset, root=root, strict=self.strict, **self.options)
             self._data = data if self.split_rule is None else data.resplit(self.split_rule)
         return self._data
+
+    @property
+    def served(self) -> GazeDataset:
+        """What some stage serves; a rule that divides trials may leave stimuli without any of them."""
+        wanted = set().union(*map(check_split_name, self.splits.values()))
+        by_trial = (self.data.stimuli["split"] == "").all() and "all" not in self.splits.values()
+        if not by_trial:
+            return self.data
+        return self.data.subset(trials=self.data.trials.loc[self.data.trials["split"].isin(wanted), "trial"].tolist())
 
     def items(self, stage: str, skip: list[str] | None = None) -> StimulusItems:
         """The stimuli of ``train``, ``val`` or ``test``, from cached features where there are any.
@@ -416,7 +433,7 @@ class SearchDataModule(ScanpathDataModule):
 
     def __init__(self, template_size_wh_px: tuple[int, int] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         self.template_size_wh_px = template_size_wh_px
 
     def _serves(self) -> Mapping[str, Any]:
@@ -435,7 +452,7 @@ class CaptionDataModule(ScanpathDataModule):
 
     def __init__(self, captions_of: str = "subject", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         self.captions_of = captions_of
 
     @property
@@ -476,7 +493,7 @@ class ObjectDataModule(SearchDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         if cells is not None and proposals is not None:
             raise InputError(f"data.cells is {cells} and data.proposals is {proposals!r}; give one of them")
         self.boxes_file = Path(proposals) if proposals and Path(proposals).suffix in (".csv", ".parquet") else None

@@ -191,6 +191,6 @@ def _largest(weights: Tensor, k: int) -> Tensor:
 
 
 def _uniform(like: Tensor, noise: Sequence[torch.Generator] | None) -> Tensor:
-    if noise is None:
+    if not noise:
         return torch.rand_like(like)
     return torch.stack([torch.rand(like.shape[1:], generator=one) for one in noise]).to(like)

@@ -26,13 +26,14 @@ from gazekit.backbones.clip import create_clip
 from gazekit.batch import Scanpaths, SearchTask, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
-from gazekit.models.base import marginal_generator, sample_positions, seed_of
+from gazekit.models.base import marginal_generator, seed_of
 from gazekit.models.bottleneck import create_bottleneck
 from gazekit.models.codebook_decoder import CellDecoder, Scene, WholeDecoder, saccade_embedding
 from gazekit.models.frozen_backbone import OnFrozenBackbone
 from gazekit.models.next_fixation import LAGS, histories
 from gazekit.models.saliency_readout import (
     at_nodes,
+    draw_on_nodes,
     input_hw,
     log_fixation_prior,
     node_areas,
@@ -168,6 +169,16 @@ class Codebook(OnFrozenBackbone):
         ):
             if value not in known:
                 raise unknown_name(what, value, list(known))
+        numbers = {"width": width, "hidden": hidden, "fixations_per_stimulus": fixations_per_stimulus, "lr": lr}
+        for what, number in numbers.items():
+            if not number > 0:
+                raise InputError(f"codebook: {what} is {number}, expected a positive number")
+        for what, number in {"find_weight": find_weight, "weight_decay": weight_decay}.items():
+            if not 0 <= number < math.inf:
+                raise InputError(f"codebook: {what} is {number}, expected 0 or more")
+        for what, number in {"dropout": dropout, "warmup": warmup}.items():
+            if not 0 <= number < 1:
+                raise InputError(f"codebook: {what} is {number}, expected a share from 0 to below 1")
         if goal == "category" and not categories:
             raise InputError("codebook: goal 'category' needs categories, the names of the targets")
         self.save_hyperparameters()
@@ -278,8 +289,14 @@ class Codebook(OnFrozenBackbone):
         """The distinct pairs of stimulus and goal of a batch, a stimulus without trials included."""
         search, device = batch.search, batch.device
         told: list[Any] = [None] * len(batch)
-        if search is not None and self.goal == "image" and search.template is not None:
-            told = [row if row >= 0 else None for row in search.template_of_trial.tolist()]
+        if search is not None and self.goal == "image":
+            told = search.template_of_trial.tolist()
+            if search.template is None or min(told, default=0) < 0:
+                name = search.target[min(range(len(told)), key=told.__getitem__)]
+                raise InputError(
+                    f"codebook: the model searches for pictures, and there is none of target {name!r}; train one with "
+                    f"goal 'category' or 'word' where targets have names only"
+                )
         elif search is not None and self.goal in ("category", "word"):
             told = [name or None for name in search.target]
         keys = list(zip(batch.stimulus_of_trial.tolist(), told, strict=True))
@@ -334,8 +351,8 @@ class Codebook(OnFrozenBackbone):
             near = difflib.get_close_matches(name, self.category_of, 1)
             raise InputError(
                 f"codebook: no category named {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f" It was built for {len(self.category_of)}: {', '.join(list(self.category_of)[:8])}"
+                + (f"; did you mean {near[0]!r}? It" if near else "; it")
+                + f" was built for {len(self.category_of)}: {', '.join(self.category_of)}"
             )
         return self.category_of[name]
 
@@ -542,7 +559,7 @@ class Codebook(OnFrozenBackbone):
             nodes = self.node_log_density(scene, pair, history)
             total += nodes.double().exp().sum(0)
             path.append(self._draw(nodes, batch, generator))
-        return torch.stack(path, 1), (total / (max(1, length - 1) * len(pair)))[None].float()
+        return torch.stack(path, 1)[:, :length], (total / (max(1, length - 1) * len(pair)))[None].float()
 
     def _draw(self, nodes: Tensor, batch: TrialBatch, generator: torch.Generator) -> Tensor:
         """(M, h, w) log-density on nodes -> (M, 2) px, from the density that the nodes are interpolated to."""
@@ -550,13 +567,7 @@ class Codebook(OnFrozenBackbone):
         # On a grid as fine as matters for where a fixation lands, a cell of which is then hit evenly.
         finer = max(1, self.cell_px // _DRAWN_PX)
         fine = (h - 1) * finer + 1, (w - 1) * finer + 1
-        log_density = at_nodes(nodes[:, None], fine)[:, 0]
-        drawn = sample_positions(log_density + node_areas(log_density).log(), 1, generator)[:, 0]
-        size = torch.tensor(batch.size_wh_px, device=nodes.device, dtype=torch.float32)
-        spacing = (size - 1.0) / torch.tensor([fine[1] - 1.0, fine[0] - 1.0], device=nodes.device)
-        # A node is the center of its cell; the cells at the edges are cut in half.
-        xy = (drawn - 0.5) * spacing + 0.5
-        return torch.minimum(xy.clamp(min=0.0), size - 1e-3)
+        return draw_on_nodes(at_nodes(nodes[:, None], fine)[:, 0], batch.size_wh_px, generator)
 
     def takes_notice_of(self, search: SearchTask) -> bool:
         return search.template is not None if self.goal == "image" else bool(search.target[0])
@@ -578,7 +589,8 @@ class Codebook(OnFrozenBackbone):
         size = stimuli.set_index("stimulus").loc[first["stimulus"], ["width_px", "height_px"]].to_numpy(float)
         relative = torch.from_numpy(first[["x_px", "y_px"]].to_numpy(float) / size - 0.5)
         offset = relative * torch.tensor(size_wh_px) / px_per_dva
-        self.start.copy_(torch.cat([offset.mean(0), offset.std(0).clamp(min=0.5)]))
+        if len(offset) > 1:
+            self.start.copy_(torch.cat([offset.mean(0), offset.std(0).clamp(min=0.5)]))
 
     def training_step(self, batch: TrialBatch, batch_idx: int) -> Tensor:
         features = self.features_of(batch)
@@ -628,10 +640,9 @@ class Codebook(OnFrozenBackbone):
             return None
         # One box per pair: what is looked for in a stimulus has one place.
         n = len(goals.stimulus)
-        box = torch.zeros(n, 4, device=batch.device).index_copy(0, goals.of_trial, search.box_px)
-        has_box = torch.zeros(n, dtype=torch.bool, device=batch.device).index_fill(
-            0, goals.of_trial[search.has_box & search.present], True
-        )
+        told = search.has_box & search.present
+        box = torch.zeros(n, 4, device=batch.device).index_copy(0, goals.of_trial[told], search.box_px[told])
+        has_box = torch.zeros(n, dtype=torch.bool, device=batch.device).index_fill(0, goals.of_trial[told], True)
         left, top, right, bottom = (box / batch.working_px_per_dva).unbind(-1)
         width = scene.size_dva[0]
         flip = mirror[goals.stimulus]
@@ -692,7 +703,9 @@ class Codebook(OnFrozenBackbone):
     def validation_step(self, batch: TrialBatch, batch_idx: int) -> None:
         """The gain over the training images' prior, quick enough to be asked after each epoch."""
         gain = self.gain_over_prior(batch)
-        self.log("val/gain_over_prior_bits", gain.nanmean(), batch_size=len(batch.stimulus), sync_dist=True)
+        # Stimuli without a scored fixation count for nothing; every process takes part in the mean.
+        n = int((~gain.isnan()).sum())
+        self.log("val/gain_over_prior_bits", gain.nansum() / max(1, n), batch_size=n, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]

@@ -24,9 +24,9 @@ from gazekit.backbones import WeightsSource
 from gazekit.batch import Scanpaths, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
-from gazekit.models.base import GazeModel, constructor_arguments, marginal_generator, sample_positions, seed_of
+from gazekit.models.base import GazeModel, constructor_arguments, marginal_generator, seed_of
 from gazekit.models.registry import load_model, read_checkpoint
-from gazekit.models.saliency_readout import SaliencyReadout, at_nodes, blur, node_areas, warmup_cosine
+from gazekit.models.saliency_readout import SaliencyReadout, at_nodes, blur, draw_on_nodes, node_areas, warmup_cosine
 
 # Previous fixations that the model looks at; the rotated frame of the last saccade comes on top.
 LAGS = 4
@@ -268,27 +268,17 @@ class NextFixation(GazeModel):
         size_dva = torch.tensor(batch.size_wh_px, device=batch.device) / batch.px_per_dva
         stimulus = batch.stimulus_of_trial.repeat_interleave(n)
         first = self._first_log_density(scene, size_dva)[batch.stimulus_of_trial].repeat_interleave(n, 0)
-        path = [self._draw(first, scene, batch, generator)]
+        path = [draw_on_nodes(first, batch.size_wh_px, generator)]
         total = torch.zeros(scene.hw, dtype=torch.float64, device=batch.device)
         for _ in range(length - 1):
             recent = torch.stack(path[::-1][:LAGS], 1) / batch.px_per_dva
             history = F.pad(recent, (0, 0, 0, LAGS - recent.shape[1]), value=torch.nan)
             nodes = self.node_log_density(scene, stimulus, history, size_dva)
             total += nodes.double().exp().sum(0)
-            path.append(self._draw(nodes, scene, batch, generator))
+            path.append(draw_on_nodes(nodes, batch.size_wh_px, generator))
         xy = torch.stack(path, 1).view(len(batch), n, length, 2)
         paths = Scanpaths(xy, torch.ones(xy.shape[:-1], dtype=torch.bool, device=xy.device))
         return paths, (total / (max(1, length - 1) * len(stimulus)))[None].float()
-
-    def _draw(self, nodes: Tensor, scene: _Scene, batch: TrialBatch, generator: torch.Generator) -> Tensor:
-        """(N, h, w) log-density on nodes -> (N, 2) px, spread over the drawn node's cell."""
-        h, w = nodes.shape[-2:]
-        drawn = sample_positions(nodes + scene.log_area.view(h, w), 1, generator)[:, 0]
-        size = torch.tensor(batch.size_wh_px, device=nodes.device, dtype=torch.float32)
-        spacing = (size - 1.0) / torch.tensor([w - 1.0, h - 1.0], device=nodes.device)
-        # A node is the center of its cell; the cells at the edges are cut in half.
-        xy = (drawn - 0.5) * spacing + 0.5
-        return torch.minimum(xy.clamp(min=0.0), size - 1e-3)
 
     # Training
 

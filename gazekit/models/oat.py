@@ -7,7 +7,7 @@ ECCV 2024, and its repository; see docs/search_models.md for what is resolved di
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -58,9 +58,9 @@ class _Scene:
 class Oat(GazeModel):
     """Probabilities of the next object given target and history; samples scanpaths that end by themselves.
 
-    What is known of the target is a setting. Its appearance, where there are pictures; where it lies, before anybody
-    has looked (`target_position`, as published); and that it is the target, once it is looked at (`target_flag`, as
-    published).
+    What is known of the target is a setting. Its appearance, where there are pictures, which is its own in the very
+    scene, or its category's (`categories`); where it lies, before anybody has looked (`target_position`, as published);
+    and that it is the target, once it is looked at (`target_flag`, as published).
 
     Args:
         width: Of tokens; half of it is appearance, half position. 512 as published.
@@ -75,6 +75,8 @@ class Oat(GazeModel):
             with ``id``, its number), so that the search is one.
         target_flag: The token of a fixation tells whether its object is the target. Without, and without pictures and
             `target_position`, the model knows nothing of the target.
+        categories: Names of targets. Where given, what is known of the target's appearance is a learned vector for its
+            category, and not how the target itself looks; a target need not be there.
         special: Appearance of the beginning: ``learned``, or as published that of an image of ``ones``.
         pixel_scale: Of crops. ``unit``: RGB in [0, 1]; as published ``bgr255`` (blue first, 0 to 255) for the covers,
             ``minmax`` (each crop from 0 to 1) for the shelves.
@@ -111,6 +113,7 @@ class Oat(GazeModel):
         appearance: Appearance = "cnn",
         target_position: bool = False,
         target_flag: bool = True,
+        categories: Sequence[str] = (),
         special: Special = "learned",
         pixel_scale: PixelScale = "unit",
         gate: Gate | None = None,
@@ -168,7 +171,10 @@ class Oat(GazeModel):
             self.look = _Alike(half)
         if special == "learned":
             self.start = nn.Parameter(0.02 * torch.randn(half))
-        if appearance in ("id", "none") and not (appearance == "id" and target_position):
+        self.category_of = {name: row for row, name in enumerate(dict.fromkeys(categories))}
+        if categories:
+            self.know = nn.Embedding(len(self.category_of), half)
+        elif appearance in ("id", "none") and not (appearance == "id" and target_position):
             self.wanted = nn.Parameter(0.02 * torch.randn(half))
         self.register_buffer("most", torch.tensor(60 if longest is None else longest))
         self.train_stimuli: list[str] = []
@@ -202,6 +208,8 @@ class Oat(GazeModel):
             "train_dataset": self.train_dataset,
             "train_stimuli": self.train_stimuli,
         }
+        if self.category_of:
+            about["categories"] = list(self.category_of)
         if self.backbone is not None:
             about |= {"backbone": self.backbone.name, "weights": str(self.backbone.source)}
         return about
@@ -220,8 +228,8 @@ class Oat(GazeModel):
         """Encoded layouts: each arrangement with its target once, however many subjects looked.
 
         Raises:
-            InputError: There are no pictures though the model looks at them, no target where one is needed, or more
-                objects than the model knows.
+            InputError: There are no pictures though the model looks at them, no target or an unknown category where one
+                is needed, or more objects than the model knows.
 
         """
         objects = self.objects_of(batch)
@@ -230,9 +238,10 @@ class Oat(GazeModel):
         template = torch.full_like(target, -1)
         if batch.search is not None:
             template = batch.search.template_of_trial.where(target < 0, template)
-        keys = torch.stack([batch.stimulus_of_trial, target, template], 1)
+        category = self._categories(batch)
+        keys = torch.stack([batch.stimulus_of_trial, target, template, category], 1)
         distinct, layout_of_trial = keys.unique(dim=0, return_inverse=True)
-        stimulus, target, template = distinct.unbind(1)
+        stimulus, target, template, category = distinct.unbind(1)
         looks = self._looks(batch, objects)[stimulus]
         place, there = objects.place[stimulus], objects.there[stimulus]
         known = target >= 0
@@ -241,7 +250,10 @@ class Oat(GazeModel):
         nowhere = torch.full_like(place[row, at], self.network.nowhere)
         tells = known & self.target_position
         own_place = place[row, at].where(tells[:, None], nowhere)
-        of_target = self._target_look(batch, looks[row, at], known, template)
+        if self.category_of:
+            of_target = self.know(category)
+        else:
+            of_target = self._target_look(batch, looks[row, at], known, template)
         n = there.shape[1]
         not_target = torch.zeros(len(stimulus), n, dtype=torch.bool, device=batch.device)
         yes = torch.ones(len(stimulus), 1, dtype=torch.bool, device=batch.device)
@@ -273,6 +285,17 @@ class Oat(GazeModel):
                 f"{self.look.num_embeddings}; build it with n_objects={objects.there.shape[1]} or more"
             )
 
+    def _categories(self, batch: TrialBatch) -> Tensor:
+        """(B,) row of the category that each trial searched for; -1 where the model is not told categories."""
+        if not self.category_of:
+            return torch.full_like(batch.stimulus_of_trial, -1)
+        if batch.search is None:
+            raise InputError("oat: the model was built for targets of some categories, and the trials are no searches")
+        for name in dict.fromkeys(batch.search.target):
+            if name not in self.category_of:
+                raise unknown_name("category that oat was built for", name, list(self.category_of))
+        return torch.tensor([self.category_of[name] for name in batch.search.target], device=batch.device)
+
     def _looks(self, batch: TrialBatch, objects: ObjectLayout) -> Tensor:
         """(S, N, A) appearance of every object."""
         if not self.looks_at_objects:
@@ -288,7 +311,10 @@ class Oat(GazeModel):
         return crops
 
     def _target_look(self, batch: TrialBatch, as_object: Tensor, known: Tensor, template: Tensor) -> Tensor:
-        """(U, A) appearance of what is searched for: its own, that of its template, or that of anything wanted."""
+        """(U, A) appearance of what is searched for: its own, that of its template, or that of anything wanted.
+
+        Its own is that of the object in the middle of its box, so that more is told than a word for it would say.
+        """
         if not self.looks_at_objects:
             if self.appearance == "id" and self.target_position:
                 return as_object * known[:, None]
@@ -297,8 +323,8 @@ class Oat(GazeModel):
             return as_object
         if batch.search is None or batch.search.template is None or bool((template[~known] < 0).any()):
             raise InputError(
-                "oat: some trials have neither the box of their target nor a picture of it; with appearance 'none' the "
-                "model can do without"
+                "oat: some trials have neither the box of their target nor a picture of it, as where it is absent; "
+                "build the model with categories: [...] or with appearance 'none', or leave such trials out"
             )
         shown = F.interpolate(batch.search.template, self.crop_hw_px, mode="bilinear", align_corners=False)
         of_template: Tensor = self.look(self._scaled(shown))

@@ -27,7 +27,7 @@ from gazekit.backbones import create_backbone
 from gazekit.batch import TrialBatch
 from gazekit.density import count_fixations, gaussian_operators, normalize_log_density
 from gazekit.errors import InputError
-from gazekit.models.base import seed_of
+from gazekit.models.base import sample_positions, seed_of
 from gazekit.models.frozen_backbone import OnFrozenBackbone
 
 # Linear bottlenecks of MobileNetV2: the coarse scale adds what is large in the image.
@@ -263,6 +263,17 @@ def node_areas(maps: Tensor) -> Tensor:
     rows, columns = torch.ones(h, device=maps.device), torch.ones(w, device=maps.device)
     rows[0] = rows[-1] = columns[0] = columns[-1] = 0.5
     return rows[:, None] * columns
+
+
+def draw_on_nodes(log_density: Tensor, size_wh_px: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """(M, h, w) log-density on nodes -> (M, 2) px, evenly spread over the drawn cell inside the image."""
+    h, w = log_density.shape[-2:]
+    last = torch.tensor([w - 1.0, h - 1.0], device=log_density.device)
+    drawn = sample_positions(log_density + node_areas(log_density).log(), 1, generator)[:, 0] - 0.5
+    # The half of an outermost cell that lies beyond its node is folded in: cut off, it would pile up on the edge.
+    drawn = last - (last - drawn.abs()).abs()
+    size = torch.tensor(size_wh_px, device=log_density.device, dtype=torch.float32)
+    return torch.minimum(drawn * (size - 1.0) / last + 0.5, size - 1e-3)
 
 
 def blur(maps: Tensor, sigma_nodes: Tensor) -> Tensor:

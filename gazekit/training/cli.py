@@ -78,10 +78,11 @@ class GazeCLI(LightningCLI):
         assert isinstance(model, GazeModel)
         assert isinstance(data, ScanpathDataModule)
         self._check_checkpoint(model)
+        self._check_proposals(model, data)
         config = self._get(self.config_init, "predict")
         model.predict_paths, model.predict_length = config["paths"], config["length"]
         if self._get(self.config_init, "cache_features"):
-            data.feature_cache = cache_features(model, data.data, data.size_wh_px, device=_device(self.trainer))
+            data.feature_cache = cache_features(model, data.served, data.size_wh_px, device=_device(self.trainer))
         if self.subcommand == "predict":
             data.finished = self._writer.finished()
         if self.subcommand == "fit":
@@ -107,6 +108,15 @@ class GazeCLI(LightningCLI):
             found = read_checkpoint(given)["gazekit_model"]
             if found != model_name(model):
                 raise InputError(f"{given}: checkpoint of model {found!r}, expected {model_name(model)!r}")
+
+    def _check_proposals(self, model: GazeModel, data: ScanpathDataModule) -> None:
+        """What is looked at in training must be what is looked at later, where a model proposes it by itself."""
+        own, given = (part.hparams.get("proposals") for part in (model, data))
+        if own is not None and given is not None and own != given:
+            raise InputError(
+                f"model.proposals is {own!r} and data.proposals is {given!r}; objects must be the same in training and "
+                f"afterwards: give both"
+            )
 
     before_fit = before_validate = before_test = before_predict = _prepare
 

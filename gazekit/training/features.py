@@ -57,8 +57,9 @@ def cache_features(
     cache = FeatureCache(spec, folder)
     # A table can state another size than the file has, and fixations refer to the table's.
     own = zip(data.stimuli["width_px"].tolist(), data.stimuli["height_px"].tolist(), strict=True)
-    sizes = [size_wh_px or size for size in own]
-    work = _Extraction(model.to(device).eval(), cache, data.stimuli["path"].tolist(), sizes)
+    # Stimuli without an image in this copy are refused where they are served.
+    here = [(path, size_wh_px or size) for path, size in zip(data.stimuli["path"], own, strict=True) if path]
+    work = _Extraction(model.to(device).eval(), cache, [path for path, _ in here], [size for _, size in here])
     missing = [row for row, target in enumerate(work.targets) if not target.exists()]
     if not missing:
         return cache

@@ -33,8 +33,8 @@ def trial(name, subject, task, xs, ys, ts, split, **more):
     return record | {"RT": 920, "split": split} | more
 
 
-def absent(name, subject, xs, ys, ts, split, **more):
-    record = trial(name, subject, "tv", xs, ys, ts, split, condition="absent", **more)
+def absent(name, subject, xs, ys, ts, split, task="tv", **more):
+    record = trial(name, subject, task, xs, ys, ts, split, condition="absent", **more)
     return {key: value for key, value in record.items() if key != "bbox"}
 
 

@@ -72,6 +72,16 @@ def test_batches_of_several_stimuli_share_templates(interiors):
         assert torch.equal(shown, read_image(interiors / "templates" / f"{name}.jpg", (20, 10)))
 
 
+def test_a_trial_without_a_target_is_no_search(interiors):
+    items = module(SearchDataModule, interiors, size_wh_px=(64, 48)).items("test")
+    trials = items.data.trials.copy()
+    trials.loc[trials["subject"] == "s12", "target"] = None
+    mixed = StimulusItems(replace(items.data, trials=trials), (64, 48), with_search=True)
+    everything = [mixed[index] for index in range(len(mixed))]
+    with pytest.raises(InputError, match=r"interiors: trial \d+ on stimulus '.*' has no target, so it is no search"):
+        mixed.collate(everything)
+
+
 def test_parts_of_a_batch_keep_their_task(interiors):
     made = module(SearchDataModule, interiors, size_wh_px=(64, 48), batch_size=3)
     (batch,) = list(made.train_dataloader())

@@ -9,6 +9,7 @@ import torch
 
 from gazekit import InputError
 from gazekit.models import create_model, load_model
+from gazekit.models.base import seed_of
 from gazekit.models.codebook import Codebook
 from tests.models.test_bottleneck import n_parameters
 from tests.models.test_model_laws import STIMULI, TINY_CLIP, make_batch, picture, save, tables, training_loss
@@ -375,6 +376,148 @@ def test_wrong_arguments_and_unknown_targets():
         model.scene(looking_for(make_batch(STIMULI[:1]), name="cop"))
 
 
+def test_a_picture_of_the_target_is_not_done_without():
+    """Searches without one would train as free viewing, and nobody would notice."""
+    batch = make_batch(STIMULI[:1])
+    none = replace(batch.search, template=None, template_of_trial=torch.full((3,), -1))
+    one = replace(batch.search, target=("bell", "cup", "cup"), template_of_trial=torch.tensor([0, -1, 0]))
+    for search, name in ((none, "part of hill"), (one, "cup")):
+        with pytest.raises(InputError, match=rf"there is none of target '{name}'; train one with goal"):
+            built().scene(replace(batch, search=search))
+
+
 def test_the_published_size_of_the_whole_map():
     model = create_model("codebook", weights=None, placement="global", bottleneck_options={"normalize": False})
     assert n_parameters(model.bottleneck) == 423_074
+
+
+# What the review of a loss would ask
+
+
+def mirrored(batch):
+    """The same searches of mirrored scenes."""
+    width = batch.size_wh_px[0]
+    box = batch.search.box_px
+    search = replace(
+        batch.search, template=batch.search.template.flip(-1),
+        box_px=torch.stack([width - box[:, 2], box[:, 1], width - box[:, 0], box[:, 3]], 1),
+    )  # fmt: skip
+    xy = torch.stack([width - batch.xy_px[..., 0], batch.xy_px[..., 1]], -1)
+    return replace(batch, image=batch.image.flip(-1), xy_px=xy, search=search)
+
+
+def mirrors(seed, stimulus):
+    return bool(torch.rand((), generator=torch.Generator().manual_seed(seed_of(seed, 0, stimulus))) < 0.5)
+
+
+def test_training_mirrors_scene_fixations_box_and_target_alike():
+    batch = cut_out()
+    # All fixations and no noise, so that a seed decides about mirroring alone.
+    options = {"bottleneck": "linear", "dropout": 0.0, "fixations_per_stimulus": 1000}
+    as_it_is, flipped = (
+        next(s for s in range(50) if mirrors(s, batch.stimulus[0]) is is_so) for is_so in (False, True)
+    )
+    model = built(**options, seed=3).train()
+    losses = []
+    for seed, shown in ((as_it_is, batch), (flipped, batch), (as_it_is, mirrored(batch)), (flipped, mirrored(batch))):
+        model.hparams["seed"] = seed
+        losses.append(training_loss(model, shown).item())
+    assert losses[0] == pytest.approx(losses[3], abs=2e-4)
+    assert losses[1] == pytest.approx(losses[2], abs=2e-4)
+    assert abs(losses[0] - losses[1]) > 2e-3
+    # A cut-out of the scene is most like the scene it was cut from, mirrored or not.
+    unlike = replace(batch, search=replace(batch.search, template=batch.search.template.flip(-1)))
+    model.hparams["seed"] = as_it_is
+    assert abs(training_loss(model, unlike).item() - losses[0]) > 1e-4
+
+
+def terms_of(model, batch):
+    """Loss, and what is logged of its parts."""
+    logged = {}
+    model.log = lambda name, value, **_: logged.update({name: value.item()})
+    return model.training_step(batch, 0).item(), logged
+
+
+def test_terms_of_the_loss_weigh_what_they_are_said_to():
+    batch, found = cut_out(), {}
+    for find, usage in ((0.0, 0.0), (0.3, 0.0), (0.7, 0.0), (0.0, 0.5), (0.0, 1.0)):
+        model = built(find_weight=0.5).train()
+        model.hparams.update(find_weight=find, usage_weight=usage)
+        found[find, usage] = terms_of(model, batch)
+    alone, logged = found[0.0, 0.0]
+    assert alone == pytest.approx(logged["train/nll_nats_per_node"])
+    for weight in (0.3, 0.7):
+        loss, parts = found[weight, 0.0]
+        assert loss == pytest.approx(alone + weight * parts["train/find_nats"], abs=1e-5)
+    # A low entropy per cell and a high one of the mean lower the loss: their difference is the negative of what the
+    # codes tell about the cells, which no mixture makes positive.
+    usage = found[0.0, 1.0][0] - alone
+    assert usage < -1e-4
+    assert found[0.0, 0.5][0] - alone == pytest.approx(usage / 2, abs=1e-5)
+
+
+def test_dropout_keeps_the_mean_of_channels(monkeypatch):
+    model, kept = built(dropout=0.5, bottleneck="linear").train(), []
+    original = model._fused
+    monkeypatch.setattr(model, "_fused", lambda cells, goals, keep: kept.append(keep) or original(cells, goals, keep))
+    training_loss(model, make_batch(STIMULI[:1]))
+    assert set(kept[0].unique().tolist()) == {0.0, 2.0}
+    assert kept[0].mean().item() == pytest.approx(1.0, abs=0.15)
+
+
+@torch.no_grad()
+def test_a_trial_without_a_box_does_not_hide_that_of_the_others():
+    batch, model = cut_out(), built()
+    scene, _, goals = model.scene(batch)
+    no = torch.tensor([False])
+    whole = float(model._finding(scene, goals, batch, no))
+    for row in (0, len(batch) - 1):
+        box, has_box, present = batch.search.box_px.clone(), batch.search.has_box.clone(), batch.search.present.clone()
+        box[row], has_box[row] = 0.0, False
+        unboxed = replace(batch, search=replace(batch.search, box_px=box, has_box=has_box))
+        assert float(model._finding(scene, goals, unboxed, no)) == pytest.approx(whole, abs=1e-6)
+        present[row], box[row] = False, torch.tensor([300.0, 200, 310, 210])
+        absent = replace(batch, search=replace(batch.search, box_px=box, present=present))
+        assert float(model._finding(scene, goals, absent, no)) == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize("placement", ["cell", "global"])
+def test_nobody_looked_is_no_reason_for_nan(placement):
+    model = built(placement=placement)
+    batch = cut_out()
+    unseen = replace(batch, valid=torch.zeros_like(batch.valid))
+    loss = training_loss(model.train(), unseen)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    model.eval()
+    logged = []
+    model.log = lambda name, value, *, batch_size, sync_dist: logged.append((float(value), batch_size))
+    model.validation_step(unseen, 0)
+    model.validation_step(batch, 1)
+    assert logged[0] == (0.0, 0)
+    assert logged[1][0] == pytest.approx(float(model.gain_over_prior(batch)), abs=1e-6)
+    assert logged[1][1] == 1
+    assert model.sample(batch, 2, 0, torch.Generator().manual_seed(0)).xy_px.shape == (len(batch), 2, 0, 2)
+
+
+def test_one_first_fixation_says_nothing_of_where_people_begin():
+    model, (fixations, stimuli) = built(), tables()
+    before = model.start.clone()
+    one = fixations[(fixations["fixation"] > 0) | (fixations["trial"] == fixations["trial"].iloc[0])]
+    model.prepare_fit((make_batch([s]) for s in STIMULI), one, stimuli, "made_up")
+    assert torch.equal(model.start, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dropout": 1.0}, r"dropout is 1\.0, expected a share from 0 to below 1"),
+        ({"find_weight": -1.0}, r"find_weight is -1\.0, expected 0 or more"),
+        ({"fixations_per_stimulus": 0}, "fixations_per_stimulus is 0, expected a positive number"),
+        ({"lr": -1e-3}, r"lr is -0\.001, expected a positive number"),
+    ],
+)
+def test_numbers_out_of_range_are_said(options, message):
+    with pytest.raises(InputError, match=message):
+        create_model("codebook", **{**SMALL, **options})

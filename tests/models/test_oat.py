@@ -15,9 +15,10 @@ from gazekit.batch import ObjectLayout
 from gazekit.datasets.datamodule import StimulusItems
 from gazekit.datasets.grid_search import grid_search
 from gazekit.metrics import object_symbols
-from gazekit.models import create_model
+from gazekit.models import create_model, load_model
 from gazekit.models.oat import crops_of
 from gazekit.models.object_maps import layout_of, points_on_objects, territories
+from tests.models.test_model_laws import save
 
 TINY = {"width": 24, "n_heads": 2, "n_layers": 1, "hidden": 16, "n_places": 6, "n_objects": 12, "crop_hw_px": (34, 34)}
 
@@ -97,6 +98,46 @@ def test_the_look_of_the_target_is_a_crop_or_a_picture_of_it(batch):
         model.teacher_forced(replace(batch, image=None))
 
 
+CATEGORIES = tuple(f"object_{number}" for number in range(12))
+
+
+@pytest.mark.parametrize("appearance", ["none", "cnn"])
+@torch.no_grad()
+def test_a_category_is_all_that_is_told_of_the_target(batch, appearance, tmp_path):
+    model = tiny(appearance=appearance, categories=CATEGORIES, target_flag=False)
+    scores, _ = model.teacher_forced(batch)
+    # Neither where the target is nor how it looks.
+    assert torch.equal(model.teacher_forced(another_target(batch)[0])[0], scores)
+    target = tuple(CATEGORIES[(CATEGORIES.index(name) + 1) % 12] for name in batch.search.target)
+    other = replace(batch, search=replace(batch.search, target=target))
+    assert ((model.teacher_forced(other)[0] - scores).abs().amax((1, 2)) > 1e-4).all()
+    # It need not be there, and it may be absent in some trials of a batch and present in others.
+    absent = replace(batch.search, present=torch.zeros(8, dtype=torch.bool), has_box=torch.zeros(8, dtype=torch.bool))
+    assert torch.equal(model.teacher_forced(replace(batch, search=absent))[0], scores)
+    flagged = tiny(appearance=appearance, categories=CATEGORIES)
+    some = replace(batch.search, present=torch.arange(8) % 2 == 0)
+    changed = (flagged.teacher_forced(replace(batch, search=some))[0] - flagged.teacher_forced(batch)[0]).abs()
+    assert (changed.amax((1, 2)) > 1e-5).tolist() == [False, True] * 4
+    # Searches for different things on one display are apart.
+    mixed = replace(batch, search=replace(batch.search, target=target[:1] + batch.search.target[1:]))
+    together = model.teacher_forced(mixed)[0]
+    torch.testing.assert_close(together[0], model.teacher_forced(other)[0][0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(together[1:], scores[1:], atol=1e-5, rtol=0)
+    restored = load_model(save(model, tmp_path / "oat.ckpt"))
+    assert torch.equal(restored.teacher_forced(batch)[0], scores)
+    assert restored.provenance()["categories"] == list(CATEGORIES)
+
+
+def test_a_category_that_the_model_does_not_know(batch):
+    model = tiny(appearance="none", categories=["object_1", "object_1", "cup"])
+    assert model.know.num_embeddings == 2
+    search = replace(batch.search, target=("cap",) * 8)
+    with pytest.raises(InputError, match=r"no category that oat was built for named 'cap'; did you mean 'cup'\?"):
+        model.scene(replace(batch, search=search))
+    with pytest.raises(InputError, match="built for targets of some categories, and the trials are no searches"):
+        model.scene(replace(batch, search=None))
+
+
 # Settings
 
 
@@ -106,6 +147,8 @@ def test_the_look_of_the_target_is_a_crop_or_a_picture_of_it(batch):
         {"appearance": "cnn", "special": "ones", "pixel_scale": "bgr255", "target_position": True},
         {"appearance": "cnn", "pixel_scale": "minmax"}, {"appearance": "id"}, {"appearance": "none"},
         {"appearance": "id", "target_position": True}, {"appearance": "none", "target_flag": False},
+        {"appearance": "cnn", "categories": CATEGORIES, "target_flag": False},
+        {"appearance": "none", "categories": CATEGORIES, "target_position": True},
         {"appearance": "none", "gate": "head"}, {"appearance": "none", "gate": "element"},
         {"appearance": "backbone", "backbone": "gazekit/small_vgg", "weights": None},
     ],
