@@ -315,6 +315,26 @@ def test_a_target_that_is_seen_stands_in_the_title(photo):
     assert shown.title.endswith("fixations, target: photo")
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "word", "picture"),
+    [
+        ("oat", {**TINY, "categories": ["cup"], "appearance": "none"}, True, True),
+        ("oat", {**TINY, "appearance": "cnn"}, False, True),
+        ("codebook", {"backbone": "mobilenetv2_035", "weights": None, "goal": "image"}, False, True),
+        ("codebook", {"backbone": "mobilenetv2_035", "weights": None, "goal": "none"}, False, False),
+        (
+            "codebook", {"backbone": "mobilenetv2_035", "weights": None, "goal": "category", "categories": ["cup"]},
+            True, True,
+        ),
+        ("pixel_match", {}, False, True), ("chance_search", {}, False, False), ("uniform", {}, False, False),
+    ],
+)  # fmt: skip
+def test_which_targets_models_take_notice_of(photo, name, arguments, word, picture):
+    model = create_model(name, **arguments)
+    assert model.takes_notice_of(search_for("cup")) == word
+    assert model.takes_notice_of(search_for(str(photo))) == picture
+
+
 def test_boxes_of_a_table_are_those_of_the_picture_s_name(photo, tmp_path):
     model = create_model("oat", **TINY, appearance="none").eval()
     boxes = tmp_path / "boxes.csv"

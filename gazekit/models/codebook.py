@@ -570,7 +570,9 @@ class Codebook(OnFrozenBackbone):
         return draw_on_nodes(at_nodes(nodes[:, None], fine)[:, 0], batch.size_wh_px, generator)
 
     def takes_notice_of(self, search: SearchTask) -> bool:
-        return search.template is not None if self.goal == "image" else bool(search.target[0])
+        if self.goal == "image":
+            return search.template is not None
+        return self.goal != "none"
 
     # Training
 

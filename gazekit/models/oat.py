@@ -85,8 +85,8 @@ class Oat(GazeModel):
         n_objects: Of the largest layout, for ``id``.
         crop_hw_px: Height and width of crops.
         grid: (columns, rows) of equal cells that are the objects where a batch has none.
-        proposals: Objects where a batch has none, in place of `grid`: ``superpixels`` (48 asked for), ``superpixels:60``
-            or ``superpixels:60:20`` with their compactness (10), or ``cells:8x6``; see
+        proposals: Objects where a batch has none, in place of `grid`: ``superpixels`` (48 are asked for),
+            ``superpixels:60``, ``superpixels:60:20`` with their compactness (10), or ``cells:8x6``; see
             :class:`~gazekit.proposals.Proposals`.
         backbone: Name, for ``backbone``.
         weights: Of the backbone; see :func:`~gazekit.backbones.create_backbone`.
@@ -218,7 +218,7 @@ class Oat(GazeModel):
 
     def takes_notice_of(self, search: SearchTask) -> bool:
         # Told by name, where the model was built for names; else by its looks.
-        return bool(self.hparams.get("categories")) or (self.looks_at_objects and search.template is not None)
+        return bool(self.category_of) or (self.looks_at_objects and search.template is not None)
 
     def objects_of(self, batch: TrialBatch) -> ObjectLayout:
         """The objects of the batch, or what stands for them."""
