@@ -32,8 +32,8 @@ class Proposals:
     """How objects are proposed on a picture.
 
     Args:
-        n: Superpixels that are asked for. Segments that are too small join their neighbours: on photographs a third to
-            three quarters as many come, rarely more, and on noise a single one.
+        n: Superpixels that are asked for. Segments that are too small join their neighbours: on photographs often half
+            to three quarters as many come, and on noise a single one.
         compactness: Of superpixels: large values make squares, small ones follow the colors.
         cells: (columns, rows) of equal cells instead.
 
