@@ -45,6 +45,18 @@ def check_positive(model: str, **values: Any) -> None:
             raise InputError(f"{model}: {name} is {value!r}, expected a number above 0")
 
 
+def check_not_negative(model: str, **values: Any) -> None:
+    """Every one is a finite number of 0 or more.
+
+    Raises:
+        InputError: One is not, or is no number at all.
+
+    """
+    for name, value in values.items():
+        if not _is_number(value) or not 0 <= value < math.inf:
+            raise InputError(f"{model}: {name} is {value!r}, expected a number of 0 or more")
+
+
 def whole_pair(model: str, name: str, value: Any, least: int, what: str) -> tuple[int, int]:
     """Two whole numbers of `least` or more; `what` says which two.
 

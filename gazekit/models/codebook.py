@@ -26,6 +26,7 @@ from gazekit.backbones.clip import create_clip
 from gazekit.batch import Scanpaths, SearchTask, TrialBatch
 from gazekit.density import normalize_log_density
 from gazekit.errors import InputError
+from gazekit.models.arguments import check_not_negative, check_positive, check_share, check_whole
 from gazekit.models.base import marginal_generator, seed_of
 from gazekit.models.bottleneck import create_bottleneck
 from gazekit.models.codebook_decoder import CellDecoder, Scene, WholeDecoder, saccade_embedding
@@ -169,16 +170,11 @@ class Codebook(OnFrozenBackbone):
         ):
             if value not in known:
                 raise unknown_name(what, value, list(known))
-        numbers = {"width": width, "hidden": hidden, "fixations_per_stimulus": fixations_per_stimulus, "lr": lr}
-        for what, number in numbers.items():
-            if not number > 0:
-                raise InputError(f"codebook: {what} is {number}, expected a positive number")
-        for what, number in {"find_weight": find_weight, "weight_decay": weight_decay}.items():
-            if not 0 <= number < math.inf:
-                raise InputError(f"codebook: {what} is {number}, expected 0 or more")
-        for what, number in {"dropout": dropout, "warmup": warmup}.items():
-            if not 0 <= number < 1:
-                raise InputError(f"codebook: {what} is {number}, expected a share from 0 to below 1")
+        sizes = {"width": width, "hidden": hidden, "fixations_per_stimulus": fixations_per_stimulus}
+        check_whole("codebook", 1, **sizes)
+        check_positive("codebook", lr=lr)
+        check_not_negative("codebook", find_weight=find_weight, usage_weight=usage_weight, weight_decay=weight_decay)
+        check_share("codebook", dropout=dropout, warmup=warmup)
         if goal == "category" and not categories:
             raise InputError("codebook: goal 'category' needs categories, the names of the targets")
         self.save_hyperparameters()

@@ -513,9 +513,9 @@ def test_one_first_fixation_says_nothing_of_where_people_begin():
     ("options", "message"),
     [
         ({"dropout": 1.0}, r"dropout is 1\.0, expected a share from 0 to below 1"),
-        ({"find_weight": -1.0}, r"find_weight is -1\.0, expected 0 or more"),
-        ({"fixations_per_stimulus": 0}, "fixations_per_stimulus is 0, expected a positive number"),
-        ({"lr": -1e-3}, r"lr is -0\.001, expected a positive number"),
+        ({"find_weight": -1.0}, r"find_weight is -1\.0, expected a number of 0 or more"),
+        ({"fixations_per_stimulus": 0}, "fixations_per_stimulus is 0, expected a whole number of 1 or more"),
+        ({"lr": -1e-3}, r"lr is -0\.001, expected a number above 0"),
     ],
 )
 def test_numbers_out_of_range_are_said(options, message):
