@@ -20,8 +20,7 @@ from gazekit.models.oat import Oat, crops_of
 from gazekit.models.oat_network import OatNetwork, ObjectCNN
 from gazekit.models.object_maps import target_objects, territories
 from gazekit.proposals import Proposals
-
-TINY = {"width": 24, "n_heads": 2, "n_layers": 1, "hidden": 16, "n_places": 6, "n_objects": 12, "crop_hw_px": (34, 34)}
+from tests.models.test_oat import TINY, tiny
 
 
 def served(columns=4, rows=3, n=2, subjects=2, pictures=None, size_wh_px=(160, 105)):
@@ -36,16 +35,6 @@ def served(columns=4, rows=3, n=2, subjects=2, pictures=None, size_wh_px=(160, 1
 def batch(tmp_path_factory):
     """Two displays of 4 x 3 objects with pictures, two readers each."""
     return served(pictures=tmp_path_factory.mktemp("p"))
-
-
-def tiny(seed=0, **arguments):
-    torch.manual_seed(seed)
-    model = create_model("oat", **{**TINY, **arguments})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def on_object(log_density, batch):
