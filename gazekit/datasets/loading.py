@@ -52,6 +52,18 @@ def load(
     return data
 
 
+def check_here(name: str | Path, root: Path | str | None = None) -> None:
+    """Whether there is a folder to load from, without reading it.
+
+    Raises:
+        InputError: The name is not known, or the folder is not there.
+
+    """
+    card, own_folder = _find_card(name)
+    if own_folder is None:
+        _folder_of(card, root)
+
+
 def _find_card(name: str | Path) -> tuple[Card, Path | None]:
     """The card, and the dataset's folder where the card lies with its data."""
     card = Card.read(name)

@@ -15,8 +15,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
-from gazekit.datasets.card import Card
 from gazekit.datasets.datamodule import ScanpathDataModule
+from gazekit.datasets.loading import check_here
 from gazekit.errors import InputError, one_line_warnings
 from gazekit.files import sha256_of
 from gazekit.memory import keep_freed_memory
@@ -47,7 +47,8 @@ class GazeCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         # A wrong name or a missing folder is said before weights are downloaded.
-        Card.read(self._get(self.config, "data.init_args.dataset"))
+        given = self._get(self.config, "data.init_args")
+        check_here(given["dataset"], given["root"])
         precision = str(self._get(self.config, "trainer.precision"))
         if precision.startswith(_WHOLE_PRECISIONS):
             raise InputError(

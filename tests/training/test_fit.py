@@ -170,6 +170,9 @@ def refused(words: list[str], *parts: str) -> None:
         assert part in lines[0], lines[0]
 
 
+SIMULATED = ["fit", "--data.dataset", "simulated", "--config"]
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -178,9 +181,20 @@ def refused(words: list[str], *parts: str) -> None:
         (["fit", "--config", "nowhere/recipe.yaml"], ["recipe file", "does not exist"]),
         (["fit", "--config", "saliency_readout", "--model.width", "3"], ["width"]),
         (["fit", "--config", "saliency_readout", "--data.dataset", "osei"], ["no dataset named 'osei'", "'osie'"]),
-        (["fit", "--config", "saliency_readout", "--model.backbone", "resnet_18"], ["no backbone named", "resnet18"]),
-        (["fit", "--config", "saliency_readout", "--model.weights", "no.safetensors"], ["no.safetensors", "not exist"]),
-        (["fit", "--config", "next_fixation", "--model.static", "nowhere.ckpt"], ["nowhere.ckpt", "does not exist"]),
+        (
+            ["fit", "--config", "saliency_readout", *SIMULATED, "--model.backbone", "resnet_18"],
+            ["no backbone named", "resnet18"],
+        ),
+        (
+            ["fit", "--config", "saliency_readout", *SIMULATED, "--model.weights", "no.safetensors"],
+            ["no.safetensors", "not exist"],
+        ),
+        (
+            ["fit", "--config", "next_fixation", *SIMULATED, "--model.static", "nowhere.ckpt"],
+            ["nowhere.ckpt", "does not exist"],
+        ),
+        # Before a network is looked for, or downloaded.
+        (["fit", "--config", "saliency_readout", "--data.root", "/no/such/folder"], ["/no/such/folder", "fetch osie"]),
         (["evaluate", "osie_freeviewing"], ["no protocol named 'osie_freeviewing'", "'osie_free_viewing'"]),
         (["evaluate", "simulated_free_viewing", "--model", "nothing.ckpt"], ["nothing.ckpt", "does not exist"]),
         (["evaluate", "simulated_free_viewing", "--model", "next_fixation"], ["needs training"]),
