@@ -170,7 +170,8 @@ def refused(words: list[str], *parts: str) -> None:
         assert part in lines[0], lines[0]
 
 
-SIMULATED = ["fit", "--data.dataset", "simulated", "--config"]
+def fit_simulated(recipe: str, *words: str) -> list[str]:
+    return ["fit", "--config", recipe, "--data.dataset", "simulated", *words]
 
 
 @pytest.mark.parametrize(
@@ -182,15 +183,15 @@ SIMULATED = ["fit", "--data.dataset", "simulated", "--config"]
         (["fit", "--config", "saliency_readout", "--model.width", "3"], ["width"]),
         (["fit", "--config", "saliency_readout", "--data.dataset", "osei"], ["no dataset named 'osei'", "'osie'"]),
         (
-            ["fit", "--config", "saliency_readout", *SIMULATED, "--model.backbone", "resnet_18"],
+            fit_simulated("saliency_readout", "--model.backbone", "resnet_18"),
             ["no backbone named", "resnet18"],
         ),
         (
-            ["fit", "--config", "saliency_readout", *SIMULATED, "--model.weights", "no.safetensors"],
+            fit_simulated("saliency_readout", "--model.weights", "no.safetensors"),
             ["no.safetensors", "not exist"],
         ),
         (
-            ["fit", "--config", "next_fixation", *SIMULATED, "--model.static", "nowhere.ckpt"],
+            fit_simulated("next_fixation", "--model.static", "nowhere.ckpt"),
             ["nowhere.ckpt", "does not exist"],
         ),
         # Before a network is looked for, or downloaded.
