@@ -61,6 +61,11 @@ class CodebookUsage:
         return [int(best.index[i]) for i in np.argsort(-lift, kind="stable")[:n]]
 
 
+def has_codes(model: GazeModel | None) -> bool:
+    """Whether :func:`codebook_usage` can say what the model's codes select."""
+    return isinstance(model, Codebook) and model.placement == "cell" and model.hparams["bottleneck"] == "codebook"
+
+
 @torch.no_grad()
 def codebook_usage(model: GazeModel, data: GazeDataset, top: int = 6) -> CodebookUsage:
     """Run every scene of `data`, each with its first trial's goal, through the codebook.
@@ -76,7 +81,7 @@ def codebook_usage(model: GazeModel, data: GazeDataset, top: int = 6) -> Codeboo
     """
     if not isinstance(model, Codebook):
         raise InputError(f"usage of codes needs a model of the class Codebook, found {type(model).__name__}")
-    if model.placement != "cell" or model.hparams["bottleneck"] != "codebook":
+    if not has_codes(model):
         raise InputError(
             f"usage of codes needs bottleneck 'codebook' and placement 'cell', found {model.hparams['bottleneck']!r} "
             f"and {model.placement!r}"
@@ -88,16 +93,16 @@ def codebook_usage(model: GazeModel, data: GazeDataset, top: int = 6) -> Codeboo
     best: list[tuple[Tensor, Tensor]] = []
     places: list[tuple[str, str, Tensor]] = []
     for index in range(len(items)):
-        batch = first_trial_of_each_stimulus(items.collate([items[index]]))
+        batch = first_trial_of_each_stimulus(items.collate([items[index]]).to(model.device))
         scene, weights, _ = model.scene(batch)
         assert weights is not None
-        weights = weights[0].double()
+        weights = weights[0].double().cpu()
         mean = mean_weights(weights)
         total = mean if total is None else total + mean
         own += float(-(weights * weights.clamp(min=1e-12).log2()).sum(-1).mean())
         best.append(weights.max(0))  # type: ignore[arg-type]
         target = "" if batch.search is None else batch.search.target[0]
-        places.append((batch.stimulus[0], target, scene.xy_dva * batch.working_px_per_dva))
+        places.append((batch.stimulus[0], target, scene.xy_dva.cpu() * batch.working_px_per_dva))
     assert total is not None
     share: NDArray[np.float64] = (total / len(items)).numpy()
     peak = torch.stack([values for values, _ in best])
@@ -153,12 +158,15 @@ def report_usage(model: GazeModel, data: GazeDataset, out: Path, codes: int = 8)
         usage.top.assign(mean_weight=usage.mean[usage.top["code"].to_numpy()]).to_csv(aside, index=False)
     with written_aside(out.with_suffix(".png")) as aside:
         draw_usage(usage, data, codes).savefig(aside, dpi=110, format="png")
+    return [*usage_lines(usage), f"figure: {out.with_suffix('.png')}", f"places: {out.with_suffix('.csv')}"]
+
+
+def usage_lines(usage: CodebookUsage) -> list[str]:
+    """How many codes are in use, in words."""
     n_codes = len(usage.mean)
     return [
         f"codes: {n_codes}, of which {usage.dead} are dead (less than a tenth of an equal share)",
         f"mean weights: entropy {usage.entropy_bits:.2f} of {math.log2(n_codes):.2f} bits, as {usage.perplexity:.1f} "
         f"codes used alike",
         f"weights of a cell: {usage.cell_entropy_bits:.2f} bits, as {2.0**usage.cell_entropy_bits:.1f} codes",
-        f"figure: {out.with_suffix('.png')}",
-        f"places: {out.with_suffix('.csv')}",
     ]

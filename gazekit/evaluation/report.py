@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gazekit.batch import TrialBatch
 from gazekit.evaluation import figures
+from gazekit.evaluation.codebook_usage import codebook_usage, draw_usage, has_codes, usage_lines
 from gazekit.evaluation.columns import score_column
 from gazekit.evaluation.intervals import Images, image_means
 from gazekit.evaluation.overall import column_rows, mean_vectors
@@ -28,6 +29,8 @@ from gazekit.files import written_aside
 from gazekit.models.base import first_trial_of_each_stimulus
 
 _N_CASES = 3
+# Scenes on which the report looks for what codes select; 'gazekit codes' looks at all.
+_N_CODED = 50
 
 
 def write_report(evaluation: Evaluation, path: Path, summary: pd.DataFrame | None = None) -> None:
@@ -61,6 +64,7 @@ def write_report(evaluation: Evaluation, path: Path, summary: pd.DataFrame | Non
         statuses=STATUSES,
         cases=_cases(evaluation, roles),
         saccade_svgs=[figures.as_svg(figure) for figure in _saccades(evaluation, roles, note and "SIMULATED")],
+        codes=_codes(evaluation),
         protocol_yaml=yaml.safe_dump(_plain(record["protocol"]), sort_keys=False),
         provenance=_provenance(record),
         notes=notes(evaluation, summary),
@@ -143,6 +147,22 @@ def _curves(evaluation: Evaluation, roles: dict[str, str], note: str) -> list[Fi
         means = column_rows(part, columns, images.rows_of(part, evaluation.protocol.by)).image_means(len(images.index))
         curves[name] = mean_vectors(means, once, images.category, evaluation.protocol.reduction == "micro")[0]
     return [figures.curve_panel(curves, figures.model_colors(roles), note)]
+
+
+def _codes(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """What the codes of each codebook among the models select, on the first of the scored scenes."""
+    data = evaluation.items.data
+    pictured = data.stimuli.loc[data.stimuli["path"] != "", "stimulus"].tolist()[:_N_CODED]
+    models = [c for c in evaluation.contestants if has_codes(c.model)]
+    if not pictured or not models:
+        return []
+    scenes, shown = data.subset(stimuli=pictured), []
+    for contestant in models:
+        assert contestant.model is not None
+        usage = codebook_usage(contestant.model, scenes)
+        image = figures.as_jpeg(draw_usage(usage, scenes))
+        shown.append({"model": contestant.name, "n": len(pictured), "lines": usage_lines(usage), "image": image})
+    return shown
 
 
 def _saccades(evaluation: Evaluation, roles: dict[str, str], note: str) -> list[Figure]:

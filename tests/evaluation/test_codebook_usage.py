@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from gazekit import InputError
 from gazekit.cli import main
 from gazekit.datasets.datamodule import StimulusItems
-from gazekit.evaluation.codebook_usage import codebook_usage
+from gazekit.evaluation.codebook_usage import codebook_usage, usage_lines
 from gazekit.models import create_model
 from gazekit.models.base import first_trial_of_each_stimulus
 from tests.datasets.test_interiors import load_tiny, write_release
@@ -78,6 +78,31 @@ def test_the_command_writes_a_figure_and_a_table(folder, tmp_path):
     table = pd.read_csv(out.with_suffix(".csv"))
     assert sorted(table["code"].unique()) == list(range(12))
     assert table.groupby("code")["mean_weight"].first().sum() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::gazekit.datasets.PartialDataWarning")
+def test_the_report_shows_the_codes_of_the_codebooks_in_it(folder, tmp_path):
+    paths = [str(save(codebook(), tmp_path / "codebook.ckpt"))]
+    paths.append(str(save(codebook(bottleneck="linear", bottleneck_options=None), tmp_path / "linear.ckpt")))
+    words = [
+        "evaluate",
+        "interiors_search",
+        "--split",
+        "all",
+        "--data-root",
+        str(folder),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    result = CliRunner().invoke(main, [*words, *(word for path in paths for word in ("--model", path))])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    shown = html[html.index("What the codes select") : html.index("How it was measured")]
+    usage = codebook_usage(codebook(), load_tiny(folder))
+    assert usage_lines(usage)[0] in shown
+    assert usage_lines(usage)[2] in shown
+    assert shown.count("<img") == shown.count("<h3>") == 1
+    assert "places where the codes of codebook weigh most" in shown
 
 
 @pytest.mark.parametrize(
