@@ -67,16 +67,17 @@ def has_codes(model: GazeModel | None) -> bool:
 
 
 @torch.no_grad()
-def codebook_usage(model: GazeModel, data: GazeDataset, top: int = 6) -> CodebookUsage:
+def codebook_usage(model: GazeModel, data: GazeDataset, top: int = 6, with_search: bool | None = None) -> CodebookUsage:
     """Run every scene of `data`, each with its first trial's goal, through the codebook.
 
     Args:
         model: A ``codebook`` with one weight per code and cell: bottleneck "codebook", placement "cell".
         data: Scenes and what was searched for on them.
         top: Places to list for each code.
+        with_search: Tell the model what was searched for; None does where the trials say so.
 
     Raises:
-        InputError: The model has no such codebook.
+        InputError: The model has no such codebook, or cannot be told what was searched for.
 
     """
     if not isinstance(model, Codebook):
@@ -86,7 +87,7 @@ def codebook_usage(model: GazeModel, data: GazeDataset, top: int = 6) -> Codeboo
             f"usage of codes needs bottleneck 'codebook' and placement 'cell', found {model.hparams['bottleneck']!r} "
             f"and {model.placement!r}"
         )
-    items = StimulusItems(data, with_search="target" in data.trials)
+    items = StimulusItems(data, with_search="target" in data.trials if with_search is None else with_search)
     model = model.eval()
     total: Tensor | None = None
     own = 0.0

@@ -159,7 +159,8 @@ def _codes(evaluation: Evaluation) -> list[dict[str, Any]]:
     scenes, shown = data.subset(stimuli=pictured), []
     for contestant in models:
         assert contestant.model is not None
-        usage = codebook_usage(contestant.model, scenes)
+        # As the models were scored: told the target, or not.
+        usage = codebook_usage(contestant.model, scenes, with_search=evaluation.items.with_search)
         image = figures.as_jpeg(draw_usage(usage, scenes))
         shown.append({"model": contestant.name, "n": len(pictured), "lines": usage_lines(usage), "image": image})
     return shown

@@ -80,6 +80,18 @@ def test_the_command_writes_a_figure_and_a_table(folder, tmp_path):
     assert table.groupby("code")["mean_weight"].first().sum() == pytest.approx(1.0, abs=1e-5)
 
 
+def test_codes_of_free_viewing_need_no_targets(folder):
+    """A set of searches may be scored as free viewing, and then a trial without a target is none that is missing."""
+    data, model = load_tiny(folder), codebook()
+    trials = data.trials.assign(target=data.trials["target"].where(data.trials.index != data.trials.index[0]))
+    mixed = replace(data, trials=trials)
+    with pytest.raises(InputError, match="has no target"):
+        codebook_usage(model, mixed)
+    free = codebook_usage(model, mixed, with_search=False)
+    assert not np.allclose(free.mean, codebook_usage(model, data).mean, atol=1e-6)
+    assert set(free.top["target"]) == {""}
+
+
 @pytest.mark.filterwarnings("ignore::gazekit.datasets.PartialDataWarning")
 def test_the_report_shows_the_codes_of_the_codebooks_in_it(folder, tmp_path):
     paths = [str(save(codebook(), tmp_path / "codebook.ckpt"))]
